@@ -1,0 +1,51 @@
+# Everything a developer does, a line each. Needs Python >= 3.11, make and git.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS := $(shell find protos/agentmesh -name '*.proto' | sort)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test check bench proto lock clean
+
+help: ## say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## make the virtual environment from the lock file
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "agentmesh needs Python 3.11 or newer; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: install ## start the mesh and analyse a real data set
+	$(BIN)/agentmesh demo
+
+up: install ## start all five services on this machine
+	$(BIN)/agentmesh up
+
+test: install ## run the tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+check: install ## format, lint, types, import walls, contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	sh protos/generate.sh $(BIN) --check
+	$(BIN)/mypy
+
+bench: install ## measure, as ratios to raw gRPC in the same run
+	$(BIN)/python -m tests.bench $(ARGS)
+
+proto: install ## write the generated code anew
+	sh protos/generate.sh $(BIN)
+
+lock: install ## resolve the dependencies anew
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	  --extra dev --output-file requirements.lock pyproject.toml lock.in
+
+clean: ## remove what make made
+	rm -rf $(VENV) .agentmesh .mypy_cache .ruff_cache .pytest_cache
