@@ -800,16 +800,22 @@ class Outcome(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         PASSIVATE_FIELD_NUMBER: _builtins.int
+        AWAITED_TASK_IDS_FIELD_NUMBER: _builtins.int
         passivate: _builtins.bool
         """Until an answer or a child comes, rather than at once."""
+        @_builtins.property
+        def awaited_task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+            """With passivate: the children that it waits for, any of them."""
+
         def __init__(
             self,
             *,
             passivate: _builtins.bool = ...,
+            awaited_task_ids: _abc.Iterable[_builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["passivate", b"passivate"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_task_ids", b"awaited_task_ids", "passivate", b"passivate"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

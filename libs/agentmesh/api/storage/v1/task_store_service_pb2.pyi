@@ -260,6 +260,7 @@ class AppendEvents(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     INPUT_REQUEST_FIELD_NUMBER: _builtins.int
     PASSIVATE_FIELD_NUMBER: _builtins.int
+    AWAITED_TASK_IDS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -304,6 +305,12 @@ class AppendEvents(_message.Message):
     def ready_time(self) -> _timestamp_pb2.Timestamp:
         """With SUBMITTED: when it becomes ready; at once if absent."""
 
+    @_builtins.property
+    def awaited_task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With passivate: the children that it waits for. If one has ended already,
+        the task is ready at once.
+        """
+
     def __init__(
         self,
         *,
@@ -323,10 +330,11 @@ class AppendEvents(_message.Message):
         failure: _builtins.bool = ...,
         input_request: _builtins.bytes = ...,
         passivate: _builtins.bool = ...,
+        awaited_task_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "ready_time", b"ready_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_ids", b"artifact_ids", "attempt", b"attempt", "error", b"error", "event_count", b"event_count", "events", b"events", "failure", b"failure", "first_offset", b"first_offset", "input_request", b"input_request", "offsets", b"offsets", "passivate", b"passivate", "ready_time", b"ready_time", "result", b"result", "state", b"state", "steps", b"steps", "task_id", b"task_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_ids", b"artifact_ids", "attempt", b"attempt", "awaited_task_ids", b"awaited_task_ids", "error", b"error", "event_count", b"event_count", "events", b"events", "failure", b"failure", "first_offset", b"first_offset", "input_request", b"input_request", "offsets", b"offsets", "passivate", b"passivate", "ready_time", b"ready_time", "result", b"result", "state", b"state", "steps", b"steps", "task_id", b"task_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

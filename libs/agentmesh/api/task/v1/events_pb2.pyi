@@ -328,9 +328,10 @@ Global___InputRequest: _TypeAlias = InputRequest  # noqa: Y015
 
 @_typing.final
 class AttemptStarted(_message.Message):
-    """AttemptStarted opens an attempt. A reader drops the events with a sequence
-    above supersedes_after_sequence and below this event's, and of those it
-    keeps, the ones whose step was not completed by then.
+    """AttemptStarted opens an attempt. A reader that folds drops the events with a
+    sequence above supersedes_after_sequence and below this event's, and of the
+    earlier ones those whose step was not completed by then. Events of chunks
+    with attempt 0 come from outside any attempt and are never dropped.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
