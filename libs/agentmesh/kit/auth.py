@@ -1,0 +1,183 @@
+"""Who calls: role tokens between services, task tokens for attempts, tenants for clients."""
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agentmesh.kit import names
+from agentmesh.kit.errors import PermissionDenied, Unauthenticated
+
+_TOKEN_FILE = "service-token"  # noqa: S105 - a file's name
+
+
+@dataclass(frozen=True, slots=True)
+class TaskClaims:
+    """What a task token says: whose attempt it is, and until when (seconds since 1970)."""
+
+    tenant: str
+    task_id: str
+    attempt: int
+    expires_at: float
+    scopes: tuple[str, ...] = ("llm", "artifact")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who calls. `role` is empty for clients; `task` is set for calls on behalf of an attempt."""
+
+    tenant: str = names.DEFAULT_TENANT
+    role: str = ""
+    task: TaskClaims | None = None
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """Derives everything that services show each other from the one secret of the mesh.
+
+    Role tokens and the key of task tokens are HMAC-SHA256 of the secret under different labels, so that
+    knowing one gives none of the others.
+    """
+
+    secret: str = field(repr=False)
+
+    def role_token(self, role: str) -> str:
+        """Return the token that a service of this role shows."""
+        return f"{role}.{self._derive('role:' + role).hex()}"
+
+    def role_of(self, token: str) -> str | None:
+        """Return the role that a token proves, or None."""
+        role = token.partition(".")[0]
+        known = role in names.ROLES and hmac.compare_digest(token.encode(), self.role_token(role).encode())
+        return role if known else None
+
+    def sign(self, claims: TaskClaims) -> str:
+        """Write a task token."""
+        body = json.dumps(
+            [claims.tenant, claims.task_id, claims.attempt, claims.expires_at, list(claims.scopes)],
+            separators=(",", ":"),
+        ).encode()
+        mac = hmac.digest(self._task_key, body, "sha256")
+        return f"{_b64(body)}.{_b64(mac)}"
+
+    def verify(self, token: str, now: float | None = None) -> TaskClaims:
+        """Read a task token; raise Unauthenticated if it is forged or over."""
+        try:
+            body_text, mac_text = token.split(".")
+            body, mac = _unb64(body_text), _unb64(mac_text)
+        except ValueError as error:
+            raise Unauthenticated("the task token is malformed", reason="TASK_TOKEN_INVALID") from error
+        if not hmac.compare_digest(mac, hmac.digest(self._task_key, body, "sha256")):
+            raise Unauthenticated("the task token is not ours", reason="TASK_TOKEN_INVALID")
+        tenant, task_id, attempt, expires_at, scopes = json.loads(body)
+        if expires_at < (time.time() if now is None else now):
+            raise Unauthenticated("the task token is over", reason="TASK_TOKEN_EXPIRED")
+        return TaskClaims(tenant, task_id, attempt, expires_at, tuple(scopes))
+
+    @property
+    def _task_key(self) -> bytes:
+        return self._derive("task-token")
+
+    def _derive(self, label: str) -> bytes:
+        cached = _derived.get((self.secret, label))
+        if cached is None:
+            cached = _derived[self.secret, label] = hmac.digest(
+                self.secret.encode(), label.encode(), "sha256"
+            )
+        return cached
+
+
+_derived: dict[tuple[str, str], bytes] = {}
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may call a service: `roles` of the mesh, or clients if `public`, or anyone if `open`."""
+
+    roles: frozenset[str] = frozenset()
+    public: bool = False
+    open: bool = False
+
+    @staticmethod
+    def internal(*roles: str) -> "Access":
+        """Let only services of these roles in."""
+        return Access(roles=frozenset(roles))
+
+
+OPEN = Access(open=True)
+PUBLIC = Access(public=True)
+
+
+class Authenticator:
+    """Turns a call's metadata into an identity, before anything else is done for the call.
+
+    `api_keys` maps the SHA-256 of a client's key, in hexadecimal, to its tenant. With `anonymous` set
+    (development on loopback), a client without a key is the tenant `default`.
+    """
+
+    def __init__(
+        self, keyring: Keyring, *, anonymous: bool, api_keys: Mapping[str, str] | None = None
+    ) -> None:
+        self._keyring = keyring
+        self._anonymous = anonymous
+        self._api_keys = dict(api_keys or {})
+        self._default = Identity()
+
+    def identify(self, metadata: Mapping[str, str], access: Access) -> Identity:
+        """Return who calls, or raise Unauthenticated or PermissionDenied."""
+        if access.open:
+            return self._default
+        bearer = metadata.get(names.AUTHORIZATION, "").removeprefix("Bearer ").strip()
+        if access.public:
+            return self._client(bearer)
+        role = self._keyring.role_of(bearer) if bearer else None
+        if role is None:
+            raise Unauthenticated("this service takes calls from services of the mesh only")
+        if role not in access.roles:
+            raise PermissionDenied("this service of the mesh may not call here")
+        task_token = metadata.get(names.TASK_TOKEN)
+        if task_token:
+            claims = self._keyring.verify(task_token)
+            return Identity(tenant=claims.tenant, role=role, task=claims)
+        if role == names.RUNNER:
+            raise Unauthenticated("a runner must show a task token", reason="TASK_TOKEN_MISSING")
+        return Identity(tenant="", role=role)
+
+    def _client(self, key: str) -> Identity:
+        if key:
+            tenant = self._api_keys.get(hashlib.sha256(key.encode()).hexdigest())
+            if tenant is not None:
+                return Identity(tenant=tenant)
+            if not self._anonymous:
+                raise Unauthenticated("the API key is not known")
+        if not self._anonymous:
+            raise Unauthenticated("an API key is needed: send it as 'authorization: Bearer KEY'")
+        return self._default
+
+
+def load_or_create_secret(data_dir: Path) -> str:
+    """Read the mesh's secret from the data folder, making it (mode 0600) if it isn't there yet."""
+    path = data_dir / _TOKEN_FILE
+    data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    secret = secrets.token_urlsafe(32)
+    with os.fdopen(handle, "w") as file:
+        file.write(secret)
+    return secret
+
+
+def _b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _unb64(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -1,0 +1,393 @@
+"""Turn a YAML file, the environment and overrides into one checked `Settings`, or say all that is wrong."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, SecretStr, ValidationError
+
+import agentmesh
+from agentmesh.kit import strict_yaml
+from agentmesh.kit.settings import Settings
+
+__all__ = ["ConfigError", "Settings", "database_path", "describe", "json_schema", "load"]
+
+_PREFIX = "AGENTMESH_"
+_NOT_SETTINGS = frozenset({"AGENTMESH_ADDRESS", "AGENTMESH_TOKEN", "AGENTMESH_CONFIG"})
+_GUIDE_VARIABLES = {"DATABASE_URL": ("database", "url"), "REDIS_URL": ("cache", "url")}
+# Kubernetes puts these into every container beside a service called agentmesh or agentmesh-….
+_SERVICE_LINK = re.compile(
+    r"AGENTMESH_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+_VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_URL = re.compile(r"(\w+)://([^@/?#]*@)?([^@?#]*)(?:\?[^@]*)?")
+_ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+_OPENAI_URL = "https://api.openai.com/v1"
+_OPENAI_MODELS = ("gpt-4o-mini", "gpt-4o", "gpt-4.1-mini", "gpt-4.1")
+_OPENAI_EMBEDDING_MODELS = ("text-embedding-3-small", "text-embedding-3-large")
+
+# A laptop asks nobody for credentials; every other environment does, unless its file says otherwise.
+_BY_ENVIRONMENT = {"development": {"security": {"authentication": False, "authorization": False, "reflection": True}}}
+# Two names for one thing: where the first is not set, it follows the second.
+_FOLLOWS = (
+    (("services", "gateway", "host"), ("api", "host")),
+    (("services", "gateway", "port"), ("api", "port")),
+    (("runner", "lease_ttl_s"), ("tasks", "lease_ttl_s")),
+)
+
+_PLAIN_WORDS = {
+    "missing": "is needed",
+    "model_type": "must be a mapping of keys",
+    "model_attributes_type": "must be a mapping of keys",
+    "tuple_type": "must be a list",
+    "path_type": "must be a path",
+}
+
+KeyPath = tuple[str | int, ...]
+
+
+class ConfigError(ValueError):
+    """The configuration is not usable; `errors` has a line for each fault: source, key path, remedy."""
+
+    def __init__(self, *errors: str) -> None:
+        self.errors = errors
+        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        super().__init__(f"the configuration has {count}:" + "".join(f"\n  {error}" for error in errors))
+
+
+def load(
+    config: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Settings:
+    """Load the settings: defaults, then the file, then environment variables, then overrides.
+
+    The file is `config`, else `$AGENTMESH_CONFIG`, else `configs/environments/{ENVIRONMENT}.yaml` under the
+    working directory, else the copy shipped with the package. Without `environ`, the process's environment
+    counts, and below it a `.env` in the working directory; a given `environ` is all there is. An empty
+    variable counts as unset. The keys of `overrides` are dotted paths such as `services.router.port`.
+
+    Raises ConfigError with every fault found.
+    """
+    variables = _variables(environ)
+    file = _find_file(config, variables)
+    environment, section, errors = _read_environment(file, variables)
+    layers = _Layers(environment, str(file))
+    layers.put((), _BY_ENVIRONMENT.get(environment, {}), "default")
+    unset: dict[KeyPath, str] = {}
+    layers.put((), _substituted(section, (), variables, unset), str(file))
+    for name, path in _variable_paths(variables):
+        layers.put_text(path, variables[name], name)
+    for dotted, value in (overrides or {}).items():
+        layers.put(tuple(dotted.split(".")), value, "override")
+    layers.add_openai(variables)
+    for follower, leader in _FOLLOWS:
+        layers.follow(follower, leader)
+    errors += layers.errors
+    unset = {path: text for path, text in unset.items() if layers.origin(path) == str(file)}
+    errors += [layers.line(path, text) for path, text in unset.items()]
+    try:
+        settings = Settings.model_validate({**layers.values, "environment": environment})
+    except ValidationError as error:
+        errors += [layers.line(path, text) for path, text in _faults(error) if path not in unset]
+    else:
+        errors += [layers.line(path, text) for path, text in _contradictions(settings)]
+        if not errors:
+            return settings
+    raise ConfigError(*dict.fromkeys(errors))
+
+
+def database_path(settings: Settings) -> Path:
+    """Return the SQLite file, relative to the working directory; raise ConfigError if there is none."""
+    if not settings.database.is_embedded:
+        raise ConfigError("database.url: is not a SQLite file")
+    if settings.database.url is None:
+        return settings.data_dir / "agentmesh.db"
+    return Path(settings.database.url.get_secret_value().removeprefix("sqlite:///"))
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """Return the settings as plain JSON values, secrets masked, URLs without their passwords and queries."""
+    described = settings.model_dump(mode="json")
+    for section, url in (("database", settings.database.url), ("cache", settings.cache.url)):
+        described[section]["url"] = _without_password(url)
+    return described
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a configuration file: `environment` and the section of that name."""
+    section = Settings.model_json_schema()
+    definitions = section.pop("$defs")
+    environment = section["properties"].pop("environment")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "agentmesh configuration",
+        "type": "object",
+        "properties": {"environment": environment},
+        "required": ["environment"],
+        "additionalProperties": {"$ref": "#/$defs/Settings"},
+        "$defs": {**definitions, "Settings": section},
+    }
+
+
+class _Layers:
+    """One tree out of several layers, which knows for each key the layer that it came from."""
+
+    def __init__(self, environment: str, file: str) -> None:
+        self.values: dict[str, Any] = {}
+        self.errors: list[str] = []
+        self._environment = environment
+        self._file = file
+        self._origins: dict[KeyPath, tuple[str, KeyPath]] = {}
+
+    def put(self, path: KeyPath, value: object, origin: str) -> None:
+        """Set one key, or all keys below a section; a list or a scalar replaces what was there."""
+        if value is None and _fields_at(path) is not None:
+            return  # a section whose keys are all commented out
+        if isinstance(value, Mapping) and (not path or _fields_at(path) is not None):
+            for key, child in value.items():
+                self.put((*path, str(key)), child, origin)
+            return
+        if path == ("environment",):
+            self._refuse(path, origin, "unknown key; ENVIRONMENT chooses the environment")
+            return
+        node = self._section(path[:-1])
+        if node is None:
+            self._refuse(path, origin, f"{_dotted(path[:-1])} is not a section")
+            return
+        if isinstance(node.get(str(path[-1])), dict):
+            self._refuse(path, origin, "must be a mapping of keys")
+            return
+        node[str(path[-1])] = value
+        self._origins[path] = (origin, path)
+
+    def put_text(self, path: KeyPath, text: str, origin: str) -> None:
+        """Set one key to a variable's text: YAML if it is a list, a mapping or quoted, else as it is written.
+
+        A scalar stays text, because the model knows better than YAML whether 1.10 is a number.
+        """
+        text = text.strip()
+        value: object = None if text in ("null", "~") else text
+        if text[0] in "[{'\"":
+            try:
+                value = strict_yaml.parse(text)
+            except strict_yaml.YamlRefused as error:
+                self._refuse(path, origin, f"starts like a list, a mapping or quoted text, but: {error}")
+                return
+        self.put(path, value, origin)
+
+    def follow(self, follower: KeyPath, leader: KeyPath) -> None:
+        """Give `follower` what `leader` has, where only that is set; the `api` also the reverse."""
+        if follower not in self._origins and leader in self._origins:
+            source, target = leader, follower
+        elif follower in self._origins and leader[0] == "api":
+            source, target = follower, leader
+        else:
+            return
+        section, place = self._section(source[:-1]), self._section(target[:-1])
+        if section is not None and place is not None:
+            place[str(target[-1])] = section[str(source[-1])]
+            self._origins[target] = self._origins[source]
+
+    def add_openai(self, variables: Mapping[str, str]) -> None:
+        """Make a provider of OPENAI_API_KEY or OPENAI_BASE_URL, unless the configuration lists providers."""
+        key, url = variables.get("OPENAI_API_KEY"), variables.get("OPENAI_BASE_URL")
+        if ("llm", "providers") in self._origins or not (key or url):
+            return
+        chosen = (self._section(("llm",)) or {}).get("default_model")
+        provider = {
+            "name": "openai",
+            "base_url": url or _OPENAI_URL,
+            "api_key": key,
+            "models": list(dict.fromkeys([chosen, *_OPENAI_MODELS] if isinstance(chosen, str) else _OPENAI_MODELS)),
+            "embedding_models": list(_OPENAI_EMBEDDING_MODELS),
+        }
+        self.put(("llm", "providers"), [provider], "OPENAI_BASE_URL" if url else "OPENAI_API_KEY")
+
+    def origin(self, path: KeyPath) -> str:
+        """Return the layer that the key, or the closest one above it, came from."""
+        return self._source(path)[0]
+
+    def line(self, path: KeyPath, text: str) -> str:
+        """Say what is wrong with a key: where it was set, its whole path, and the fault."""
+        origin, path = self._source(path)
+        return f"{origin}: {_dotted((self._environment, *path))}: {text}"
+
+    def _section(self, path: KeyPath) -> dict[str, Any] | None:
+        """Return the mapping at `path`, made if it is missing, or None if something else is there."""
+        node = self.values
+        for part in path:
+            child = node.setdefault(str(part), {})
+            if not isinstance(child, dict):
+                return None
+            node = child
+        return node
+
+    def _refuse(self, path: KeyPath, origin: str, text: str) -> None:
+        self.errors.append(f"{origin}: {_dotted((self._environment, *path))}: {text}")
+
+    def _source(self, path: KeyPath) -> tuple[str, KeyPath]:
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._origins:
+                origin, known = self._origins[path[:length]]
+                return origin, (*known, *path[length:])
+        below = (origin for key, (origin, _) in reversed(self._origins.items()) if key[: len(path)] == path)
+        return next(below, self._file), path  # set nowhere: the file is where it belongs
+
+
+def _variables(environ: Mapping[str, str] | None) -> dict[str, str]:
+    if environ is None:
+        file = Path(".env")
+        stored = dotenv_values(file, interpolate=False) if file.is_file() else {}
+        environ = {**{name: value or "" for name, value in stored.items()}, **os.environ}
+    return {name: value for name, value in environ.items() if value.strip()}
+
+
+def _find_file(config: Path | None, variables: Mapping[str, str]) -> Path:
+    if config is None and "AGENTMESH_CONFIG" in variables:
+        config = Path(variables["AGENTMESH_CONFIG"])
+    if config is not None:
+        if not config.is_file():
+            raise ConfigError(f"{config}: no such file")
+        return config
+    environment = variables.get("ENVIRONMENT", "development")
+    if not _ENVIRONMENT_NAME.fullmatch(environment):
+        raise ConfigError("ENVIRONMENT: must be a short lower-case name such as development or production")
+    package = Path(agentmesh.__file__).resolve().parent
+    # The wheel carries configs/ inside the package; an editable checkout has it beside libs/.
+    for folder in (Path(), package, package.parents[1]):
+        file = folder / "configs" / "environments" / f"{environment}.yaml"
+        if file.is_file():
+            return file
+    raise ConfigError(
+        f"ENVIRONMENT: there is no configs/environments/{environment}.yaml; create it or set AGENTMESH_CONFIG"
+    )
+
+
+def _read_environment(file: Path, variables: Mapping[str, str]) -> tuple[str, Mapping[str, object], list[str]]:
+    document = _read_yaml(file)
+    if not isinstance(document, dict):
+        raise ConfigError(f"{file}: must be a mapping with the keys environment and, say, development")
+    environment = document.pop("environment", None)
+    if not isinstance(environment, str) or not _ENVIRONMENT_NAME.fullmatch(environment):
+        raise ConfigError(f"{file}: environment: must name the section to use, such as development")
+    wanted = variables.get("ENVIRONMENT", environment)
+    if wanted != environment:
+        raise ConfigError(f"{file}: environment: is {environment}, but ENVIRONMENT asks for {wanted}")
+    section = document.pop(environment, None)
+    errors = [f"{file}: {key}: {_unknown(str(key), ['environment', environment])}" for key in document]
+    if section is not None and not isinstance(section, dict):
+        raise ConfigError(*errors, f"{file}: {environment}: must be a mapping of keys")
+    return environment, section or {}, errors
+
+
+def _read_yaml(file: Path) -> Any:
+    try:
+        with file.open("rb") as stream:
+            return strict_yaml.parse(stream.read(strict_yaml.MAX_BYTES + 1))
+    except OSError as error:
+        raise ConfigError(f"{file}: can't be read: {error.strerror}") from error
+    except strict_yaml.YamlRefused as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def _substituted(value: Any, path: KeyPath, variables: Mapping[str, str], unset: dict[KeyPath, str]) -> Any:
+    """Replace `${VAR}` and `${VAR:-default}` in every string; note in `unset` where nothing is known."""
+    if isinstance(value, dict):
+        return {key: _substituted(item, (*path, str(key)), variables, unset) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_substituted(item, (*path, at), variables, unset) for at, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replacement(match: re.Match[str]) -> str:
+        escaped, name, default = match.groups()
+        if escaped:
+            return str(escaped)
+        found = variables.get(name, default)
+        if found is None:
+            unset[path] = f"the environment variable {name} is not set; set it or write ${{{name}:-default}}"
+        return found or ""
+
+    return _VARIABLE.sub(replacement, value)
+
+
+def _variable_paths(variables: Mapping[str, str]) -> Iterator[tuple[str, KeyPath]]:
+    """Yield the variables that are settings with their key paths, the guide's names before ours."""
+    for name, path in _GUIDE_VARIABLES.items():
+        if name in variables:
+            yield name, path
+    for name in sorted(variables):
+        if not name.startswith(_PREFIX) or name in _NOT_SETTINGS:
+            continue
+        if "__" in name or not _SERVICE_LINK.fullmatch(name):
+            yield name, tuple(name.removeprefix(_PREFIX).lower().split("__"))
+
+
+def _fields_at(path: KeyPath) -> dict[str, Any] | None:
+    """Return the keys of the section at `path`, or None if there is no section."""
+    model: type[BaseModel] = Settings
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        types = (field.annotation, *get_args(field.annotation)) if field else ()
+        models = [type_ for type_ in types if isinstance(type_, type) and issubclass(type_, BaseModel)]
+        if not models:
+            return None
+        model = models[0]
+    return dict(model.model_fields)
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; known: {', '.join(known)}"
+
+
+def _faults(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
+    for fault in error.errors(include_url=False, include_context=True, include_input=False):
+        path = fault["loc"]
+        if fault["type"] == "default_factory_not_called":
+            continue  # a default that depends on a key already reported
+        if fault["type"] == "extra_forbidden":
+            known = [name for name in _fields_at(path[:-1]) or {} if name != "environment"]
+            yield path, _unknown(str(path[-1]), known)
+        elif fault["type"] in _PLAIN_WORDS:
+            yield path, _PLAIN_WORDS[fault["type"]]
+        elif fault["type"] == "value_error":
+            yield path, str(fault["ctx"]["error"])
+        else:
+            yield path, fault["msg"].replace("Input should", "must").replace("String should", "must")
+
+
+def _contradictions(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
+    database = settings.database
+    if settings.environment == "production" and database.is_embedded and not database.allow_embedded:
+        advice = "set DATABASE_URL to postgresql://…, or database.allow_embedded for a single machine"
+        yield ("database", "url"), f"production refuses SQLite; {advice}"
+    if settings.runner.lease_ttl_s > settings.tasks.lease_ttl_s:
+        yield (
+            ("runner", "lease_ttl_s"),
+            "must not be more than tasks.lease_ttl_s, or two runners run one task",
+        )
+
+
+def _dotted(path: KeyPath) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def _without_password(url: SecretStr | None) -> str | None:
+    if url is None:
+        return None
+    text = url.get_secret_value()
+    parts = _URL.fullmatch(text)
+    if parts is None:  # an unescaped character in the password: no telling where it ends
+        return f"{text.partition(':')[0]}://**********"
+    scheme, user, rest = parts.groups()
+    return f"{scheme}://{'**********@' if user else ''}{rest}"

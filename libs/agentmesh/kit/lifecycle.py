@@ -1,0 +1,151 @@
+"""Runs a service as a process: starts it, tells when it is ready, drains it when it is asked to stop."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.descriptor import ServiceDescriptor
+from prometheus_client import start_http_server
+
+from agentmesh.kit import telemetry
+from agentmesh.kit.auth import Access, Authenticator, Keyring, load_or_create_secret
+from agentmesh.kit.errors import MeshError
+from agentmesh.kit.health import Health
+from agentmesh.kit.reflection import add_reflection
+from agentmesh.kit.rpc_server import Tls, build_server, listen
+from agentmesh.kit.settings import Settings
+
+log = telemetry.logger(__name__)
+
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+
+@dataclass
+class Built:
+    """What a service's `build` returns: what to serve, what it depends on, how it lets go."""
+
+    services: Sequence[tuple[ServiceDescriptor, object, Access]]
+    checks: dict[str, Callable[[], Awaitable[bool]]] = field(default_factory=dict)
+    drain: Callable[[], Awaitable[None]] | None = None
+
+
+Build = Callable[[Settings, Keyring, AsyncExitStack], Awaitable[Built]]
+
+
+def run(role: str, settings: Settings, build: Build) -> None:
+    """Run a gRPC service until SIGTERM or SIGINT; exit with 1 and a clear line if it can't start."""
+    configure(role, settings)
+    run_loop(_serve(role, settings, build))
+
+
+def configure(role: str, settings: Settings) -> None:
+    """Set up the logs of a process."""
+    logging = settings.logging
+    file = None
+    if logging.file:
+        file = (
+            Path(logging.file)
+            if isinstance(logging.file, str)
+            else settings.data_dir / "logs" / f"{role}.log"
+        )
+    json = logging.format == "json" or logging.structured
+    telemetry.configure_logging(
+        service=role, level=logging.level, json=json, console=logging.console, file=file
+    )
+
+
+def run_loop(main: Any) -> None:
+    """Run a coroutine on the fastest loop there is; errors that are meant for people become one line."""
+    try:
+        if sys.platform == "win32":
+            asyncio.run(main)
+        else:
+            import uvloop
+
+            uvloop.run(main)
+    except (MeshError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def keyring_of(settings: Settings) -> Keyring:
+    """Return the keys of the mesh: from the configuration, else from the data folder."""
+    token = settings.services.token
+    return Keyring(token.get_secret_value() if token else load_or_create_secret(settings.data_dir))
+
+
+def authenticator_of(settings: Settings, keyring: Keyring) -> Authenticator:
+    """Return what identifies callers."""
+    keys = {key.sha256: key.tenant for key in settings.security.api_keys}
+    return Authenticator(keyring, anonymous=not settings.security.authentication, api_keys=keys)
+
+
+def tls_of(settings: Settings) -> Tls | None:
+    """Return the server's certificates, if any are configured."""
+    tls = settings.services.tls
+    return Tls(tls.cert, tls.key, tls.ca) if tls.cert and tls.key else None
+
+
+def check_exposure(host: str, settings: Settings) -> None:
+    """Refuse to listen beyond this machine without TLS and authentication, unless told to."""
+    if host in _LOOPBACK or settings.insecure_dev:
+        return
+    if tls_of(settings) is None or not settings.security.authentication:
+        raise MeshError(
+            f"refusing to listen on {host} without TLS and authentication: set services.tls and "
+            "security.authentication, listen on 127.0.0.1, or pass --insecure-dev",
+            reason="EXPOSED",
+        )
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set; a second signal ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, asked)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(asked))
+    return stop
+
+
+async def _serve(role: str, settings: Settings, build: Build) -> None:
+    endpoint = getattr(settings.services, role)
+    check_exposure(endpoint.host, settings)
+    stop = stop_on_signals()
+    keyring = keyring_of(settings)
+    async with AsyncExitStack() as stack:
+        built = await build(settings, keyring, stack)
+        server = build_server(authenticator_of(settings, keyring), built.services)
+        names = [descriptor.full_name for descriptor, _, _ in built.services]
+        health = Health(names, built.checks)
+        health.add_to(server)
+        if settings.security.reflection:
+            add_reflection(server, names)
+        listen(server, endpoint.listen, tls_of(settings))
+        if settings.monitoring.metrics:
+            start_http_server(endpoint.metrics_port, addr=endpoint.host)
+        await server.start()
+        log.info("started", role=role, address=endpoint.listen, pid=os.getpid())
+        checking = asyncio.create_task(health.run())
+        await stop.wait()
+        log.info("draining", role=role)
+        await health.drain()
+        checking.cancel()
+        if built.drain is not None:
+            await built.drain()
+        await server.stop(settings.drain_timeout_s)
+    log.info("stopped", role=role)

@@ -1,0 +1,45 @@
+"""Every name that users, dashboards or other services rely on stands here once."""
+
+from typing import Final
+
+ERROR_DOMAIN: Final = "agentmesh"
+DEFAULT_TENANT: Final = "default"
+
+# Metadata keys.
+AUTHORIZATION: Final = "authorization"
+TASK_TOKEN: Final = "x-agentmesh-task-token"  # noqa: S105 - the name of a key, not a token
+TRACEPARENT: Final = "traceparent"
+RETRY_PUSHBACK: Final = "grpc-retry-pushback-ms"
+STATUS_DETAILS: Final = "grpc-status-details-bin"
+
+# Roles of services; the keys of `services` in the configuration.
+ROUTER: Final = "router"
+RUNNER: Final = "runner"
+LLM: Final = "llm"
+STORAGE: Final = "storage"
+GATEWAY: Final = "gateway"
+ROLES: Final = (ROUTER, RUNNER, LLM, STORAGE, GATEWAY)
+
+# Metrics with the names that users already have dashboards for.
+REQUESTS_TOTAL: Final = "agent_requests_total"
+REQUEST_DURATION: Final = "agent_request_duration_seconds"
+ACTIVE_TASKS: Final = "agent_active_tasks"
+LLM_CALLS_TOTAL: Final = "llm_api_calls_total"
+# Ours beside them.
+RPC_TOTAL: Final = "agentmesh_rpc_requests_total"
+RPC_DURATION: Final = "agentmesh_rpc_duration_seconds"
+STORAGE_COMMITS_TOTAL: Final = "agentmesh_storage_commits_total"
+STORAGE_MUTATIONS_TOTAL: Final = "agentmesh_storage_mutations_total"
+STORAGE_COMMIT_DURATION: Final = "agentmesh_storage_commit_duration_seconds"
+ROUTER_SUBSCRIPTIONS: Final = "agentmesh_router_subscriptions"
+ROUTER_FREE_SLOTS: Final = "agentmesh_router_free_slots"
+STORAGE_LEASES_LOST_TOTAL: Final = "agentmesh_storage_leases_lost_total"
+LLM_JOINED_TOTAL: Final = "agentmesh_llm_joined_total"
+LLM_TOKENS_TOTAL: Final = "agentmesh_llm_tokens_total"
+
+# Bounds that the contract and the promises fix.
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+MAX_METADATA_BYTES: Final = 8 * 1024
+MAX_EVENT_BYTES: Final = 256 * 1024
+MAX_BATCH_BYTES: Final = 1024 * 1024
+MAX_STEP_RESULT_BYTES: Final = 256 * 1024

@@ -1,0 +1,72 @@
+"""Reaches other services: channels with the settings that were measured, errors as the peer meant them."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from agentmesh.kit import names
+from agentmesh.kit.errors import from_rpc_error
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 8_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Channels with equal options would share one connection, and its limit of streams, without this.
+    ("grpc.use_local_subchannel_pool", 1),
+    # Bounds what a stalled reader makes the server hold.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.max_receive_message_length", names.MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", names.MAX_MESSAGE_BYTES),
+    # Retries are ours: one layer, from a budget.
+    ("grpc.enable_retries", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+def open_channel(address: str, *, ca: Path | None = None) -> grpc.aio.Channel:
+    """Open a channel to host:port, over TLS if a certificate authority is given."""
+    if ca is None:
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(root_certificates=ca.read_bytes())
+    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+
+
+def bearer(token: str) -> Metadata:
+    """Return the metadata that shows a token."""
+    return ((names.AUTHORIZATION, f"Bearer {token}"),)
+
+
+async def unary(
+    method: Any, request: Any, *, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()
+) -> Any:
+    """Make a unary call; raise the MeshError that the peer meant."""
+    try:
+        return await method(request, timeout=timeout_s, metadata=metadata)
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+
+
+@asynccontextmanager
+async def streaming(
+    method: Any, requests: Any, *, timeout_s: float | None = None, metadata: Sequence[tuple[str, str]] = ()
+) -> AsyncIterator[Any]:
+    """Open a streaming call that is cancelled whatever way the block is left.
+
+    A dropped call would keep the peer's handler running. Pass None as `requests` to write by hand.
+    """
+    call = method(requests, timeout=timeout_s, metadata=metadata)
+    try:
+        yield call
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+    finally:
+        call.cancel()

@@ -1,0 +1,259 @@
+"""Builds gRPC servers: every setting that was measured, and one wrapper round every method.
+
+The wrapper identifies the caller, turns malformed messages and exceptions into statuses, counts and times.
+grpc.aio sends the text of an exception to the caller, so nothing but a MeshError may leave a handler.
+"""
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from agentmesh.kit import errors, names, telemetry
+from agentmesh.kit.auth import Access, Authenticator, Identity
+
+log = telemetry.logger(__name__)
+
+# Measured with grpcio 1.85 on Python 3.11; docs/adr/0006 says what each one is for.
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 8_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),
+    ("grpc.max_concurrent_streams", 100),
+    ("grpc.server_handshake_timeout_ms", 3_000),
+    ("grpc.max_receive_message_length", names.MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", names.MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", names.MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", 2 * names.MAX_METADATA_BYTES),
+    ("grpc.http2.bdp_probe", 0),
+    # Two services on one port would share its calls between them without a word.
+    ("grpc.so_reuseport", 0),
+)
+
+
+class PortInUse(errors.MeshError):
+    """The address can't be listened on."""
+
+
+@dataclass(slots=True)
+class Call:
+    """What a handler may know of its call."""
+
+    context: grpc.aio.ServicerContext[Any, Any]
+    identity: Identity
+    traceparent: str
+
+    @property
+    def tenant(self) -> str:
+        """Return the caller's tenant."""
+        return self.identity.tenant
+
+    def remaining_s(self, at_most: float) -> float:
+        """Return the seconds that are left of the caller's deadline, bounded."""
+        left = self.context.time_remaining()
+        return at_most if left is None else max(0.0, min(left, at_most))
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files of a server; with `ca`, clients must show a certificate it signed."""
+
+    cert: Path
+    key: Path
+    ca: Path | None = None
+
+
+def build_server(
+    authenticator: Authenticator, services: Iterable[tuple[ServiceDescriptor, object, Access]]
+) -> grpc.aio.Server:
+    """Build a server. Each implementation has a snake_case method for each method of its service.
+
+    A method takes (request or async iterator of requests, Call) and returns a response or, for streams, is an
+    async generator of them. A response may be `bytes`: it is sent as it is.
+    """
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    for descriptor, implementation, access in services:
+        handlers = {}
+        for method in descriptor.methods:
+            function = getattr(implementation, _snake(method.name))
+            handlers[method.name] = _handler(method, function, access, authenticator)
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(descriptor.full_name, handlers),)
+        )
+    return server
+
+
+def listen(server: grpc.aio.Server, address: str, tls: Tls | None = None) -> int:
+    """Bind a server to host:port and return the port; raise PortInUse if it is taken."""
+    try:
+        if tls is None:
+            return server.add_insecure_port(address)
+        credentials = grpc.ssl_server_credentials(
+            [(tls.key.read_bytes(), tls.cert.read_bytes())],
+            root_certificates=tls.ca.read_bytes() if tls.ca else None,
+            require_client_auth=tls.ca is not None,
+        )
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise PortInUse(
+            f"can't listen on {address}: is the port in use? Stop what uses it or choose another port",
+            reason="PORT_IN_USE",
+        ) from error
+
+
+class _Malformed:
+    """Stands for a message that can't be parsed."""
+
+
+_MALFORMED = _Malformed()
+
+
+def _handler(
+    method: MethodDescriptor, function: Callable[..., Any], access: Access, authenticator: Authenticator
+) -> grpc.RpcMethodHandler[Any, Any]:
+    request_class = GetMessageClass(method.input_type)
+    wrapper = _Wrapper(method, function, access, authenticator)
+    codec = {"request_deserializer": _deserializer(request_class), "response_serializer": _serialize}
+    if method.server_streaming:
+        if not inspect.isasyncgenfunction(function):
+            raise TypeError(f"{method.full_name} must be an async generator")
+        if method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(wrapper.stream_stream, **codec)
+        return grpc.unary_stream_rpc_method_handler(wrapper.unary_stream, **codec)
+    if method.client_streaming:
+        return grpc.stream_unary_rpc_method_handler(wrapper.stream_unary, **codec)
+    return grpc.unary_unary_rpc_method_handler(wrapper.unary_unary, **codec)
+
+
+class _Wrapper:
+    """What happens round one method."""
+
+    def __init__(
+        self,
+        method: MethodDescriptor,
+        function: Callable[..., Any],
+        access: Access,
+        authenticator: Authenticator,
+    ) -> None:
+        self._function = function
+        self._access = access
+        self._authenticator = authenticator
+        self._name = method.full_name
+        service = method.containing_service.full_name
+        self._ok = telemetry.rpc_total.labels(service, method.name, "OK")
+        self._code = lambda code: telemetry.rpc_total.labels(service, method.name, code)
+        self._duration = telemetry.rpc_duration.labels(service, method.name)
+
+    def _enter(self, context: Any) -> Call:
+        metadata = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+        identity = self._authenticator.identify(metadata, self._access)
+        return Call(context, identity, telemetry.traceparent_or_new(metadata.get(names.TRACEPARENT)))
+
+    async def unary_unary(self, request: Any, context: Any) -> Any:
+        return await self._answer(context, lambda call: self._function(_whole(request), call))
+
+    async def stream_unary(self, requests: AsyncIterator[Any], context: Any) -> Any:
+        return await self._answer(context, lambda call: self._function(_whole_each(requests), call))
+
+    async def unary_stream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async for response in self._stream(context, lambda call: self._function(_whole(request), call)):
+            yield response
+
+    async def stream_stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        async for response in self._stream(context, lambda call: self._function(_whole_each(requests), call)):
+            yield response
+
+    async def _answer(self, context: Any, run: Callable[[Call], Awaitable[Any]]) -> Any:
+        started = time.perf_counter()
+        try:
+            response = await run(self._enter(context))
+        except Exception as error:  # noqa: BLE001 - the one place where exceptions become statuses
+            await self._refuse(context, error)
+        else:
+            self._ok.inc()
+            return response
+        finally:
+            self._duration.observe(time.perf_counter() - started)
+
+    async def _stream(self, context: Any, run: Callable[[Call], Any]) -> AsyncIterator[Any]:
+        started = time.perf_counter()
+        stream = None
+        try:
+            stream = run(self._enter(context))
+            async for response in stream:
+                yield response
+            self._ok.inc()
+        except Exception as error:  # noqa: BLE001 - as above
+            await self._refuse(context, error)
+        finally:
+            if stream is not None:
+                await stream.aclose()
+            self._duration.observe(time.perf_counter() - started)
+
+    async def _refuse(self, context: Any, error: Exception) -> None:
+        if isinstance(error, grpc.aio.AbortError):
+            raise error
+        if isinstance(error, grpc.aio.AioRpcError):
+            error = errors.from_rpc_error(error)
+        elif isinstance(error, TimeoutError):
+            error = errors.DeadlineExceeded("time is up")
+        if not isinstance(error, errors.MeshError):
+            error_id = errors.new_error_id()
+            log.error("unexpected_error", method=self._name, error_id=error_id, exc_info=error)
+            error = errors.Internal("something went wrong inside the mesh", metadata={"error_id": error_id})
+        self._code(error.code.name).inc()
+        status = errors.to_status(error)
+        trailing: list[tuple[str, str | bytes]] = [(names.STATUS_DETAILS, status.SerializeToString())]
+        if error.retry_after_s is not None:
+            trailing.append((names.RETRY_PUSHBACK, str(int(error.retry_after_s * 1000))))
+        await context.abort(error.code, error.message, tuple(trailing))
+
+
+def _whole(request: Any) -> Any:
+    if request is _MALFORMED:
+        raise errors.InvalidRequest(
+            "the message can't be parsed: is it of the right type?", reason="MALFORMED_MESSAGE"
+        )
+    return request
+
+
+async def _whole_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _whole(request)
+
+
+def _deserializer(message: type[Message]) -> Callable[[bytes], Any]:
+    parse = message.FromString
+
+    def deserialize(data: bytes) -> Any:
+        try:
+            return parse(data)
+        except DecodeError:
+            return _MALFORMED
+
+    return deserialize
+
+
+def _serialize(response: Any) -> bytes:
+    data: bytes = response if isinstance(response, bytes) else response.SerializeToString()
+    return data
+
+
+def _snake(name: str) -> str:
+    return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
+
+
+async def serve_until(server: grpc.aio.Server, stop: asyncio.Event, *, grace_s: float) -> None:
+    """Run a started server until `stop` is set, then let its calls end for at most `grace_s` seconds."""
+    await stop.wait()
+    await server.stop(grace_s)

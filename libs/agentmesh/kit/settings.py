@@ -1,0 +1,395 @@
+"""Say which settings exist, what they mean and which values are sane, apart from where values come from."""
+
+import ipaddress
+import math
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+
+from agentmesh.kit.setting_types import (
+    ADDRESS,
+    WILDCARDS,
+    Addresses,
+    Count,
+    Credential,
+    DatabaseUrl,
+    FileSwitch,
+    Host,
+    Level,
+    Name,
+    Names,
+    Paths,
+    Port,
+    ProviderUrl,
+    RedisUrl,
+    Seconds,
+    joined,
+)
+
+OFFLINE_MODEL = "offline"
+OFFLINE_EMBEDDING_MODEL = "offline-embedding"
+
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses any key it doesn't know."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class Database(Section):
+    """The store's database; the pool keys apply to PostgreSQL only."""
+
+    url: DatabaseUrl | None = None
+    """`sqlite:///./file.db` or `postgresql://…`; without it, a SQLite file in `data_dir`."""
+    echo: bool = False
+    """Log each statement, never its values."""
+    create_tables: bool = False
+    """Apply missing migrations when storage starts; otherwise only `agentmesh migrate` does."""
+    pool_size: Count = 20
+    max_overflow: Annotated[int, Field(ge=0, le=1_000_000)] = 30
+    """Connections beyond pool_size under load."""
+    pool_timeout: Seconds = 30
+    """Seconds to wait for a free connection."""
+    pool_recycle: Seconds = 3600
+    """Seconds after which a connection is replaced."""
+    allow_embedded: bool = False
+    """Let environment `production` run on SQLite: one storage process, one machine."""
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the database is a SQLite file that storage opens itself."""
+        return self.url is None or self.url.get_secret_value().startswith("sqlite:")
+
+
+class Cache(Section):
+    """Where answers are cached and limits are counted."""
+
+    backend: Literal["memory", "redis"] = "memory"
+    url: RedisUrl | None = None
+    pool_size: Count = 10
+    ttl: Seconds = 300
+    """Seconds an entry lives."""
+
+    @field_validator("url")
+    @classmethod
+    def _redis_has_an_address(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if info.data.get("backend") == "redis" and url is None:
+            raise ValueError("is needed for backend redis; set it or REDIS_URL")
+        return url
+
+
+class Logging(Section):
+    """What is logged, where to and in which form."""
+
+    level: Level = "INFO"
+    console: bool = True
+    file: FileSwitch = False
+    """True for a file per service in `logs` of `data_dir`, or the path of the file."""
+    structured: bool = False
+    """Write JSON whatever `format` says."""
+    format: Literal["text", "json"] = "text"
+
+
+class Api(Section):
+    """The HTTP edge; host and port are the same as those of `services.gateway`."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 8000
+    reload: bool = False
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    worker_class: str = "uvicorn.workers.UvicornWorker"
+    max_requests: Annotated[int, Field(ge=0)] = 0
+    """Requests after which a worker is replaced; 0 means never."""
+    max_requests_jitter: Annotated[int, Field(ge=0)] = 0
+    """At most so many requests are added to max_requests at random, so that workers don't leave together."""
+
+
+class ApiKey(Section):
+    """A client's credential: the digest of its key, and whose it is."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """In lower-case hexadecimal; the key itself is written nowhere."""
+    tenant: Name
+
+
+class Security(Section):
+    """Which guards stand before public methods; internal services always demand their token.
+
+    Unless told otherwise, `development` has authentication and authorization off and reflection on.
+    """
+
+    authentication: bool = True
+    authorization: bool = True
+    rate_limiting: bool = True
+    input_validation: bool = True
+    reflection: bool = False
+    """Tell clients which services and messages there are."""
+    api_keys: tuple[ApiKey, ...] = ()
+
+
+class Monitoring(Section):
+    """What a service shows of itself."""
+
+    metrics: bool = True
+    tracing: bool = False
+    health_checks: bool = True
+    alerts: bool = False
+
+
+class Endpoint(Section):
+    """Where one service listens and where the others find it."""
+
+    host: Host = "127.0.0.1"
+    port: Port
+    """0 lets the system choose."""
+    metrics_port: Port
+    address: Addresses = ()
+    """`host:port`, one or several, as a list or separated by commas; without a port, this service's `port`.
+    A name stands for every address it resolves to. Empty: `host` and `port`."""
+
+    @property
+    def listen(self) -> str:
+        """The `host:port` to bind."""
+        return joined(self.host, self.port)
+
+    @property
+    def metrics_listen(self) -> str:
+        """The `host:port` to bind for metrics."""
+        return joined(self.host, self.metrics_port)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every `host:port` that others connect to; never empty, never a wildcard address by default."""
+        if not self.address:
+            return (joined(WILDCARDS.get(self.host, self.host), self.port),)
+        matches = [ADDRESS.fullmatch(address) for address in self.address]
+        return tuple(joined(m["v6"] or m["name"], int(m["port"] or self.port)) for m in matches if m)
+
+
+class RouterEndpoint(Endpoint):
+    """The public gRPC face."""
+
+    port: Port = 50051
+    metrics_port: Port = 9090
+
+
+class RunnerEndpoint(Endpoint):
+    """Where routers reach the agents."""
+
+    port: Port = 50052
+    metrics_port: Port = 9091
+
+
+class LlmEndpoint(Endpoint):
+    """Where runners reach the models."""
+
+    port: Port = 50053
+    metrics_port: Port = 9092
+
+
+class StorageEndpoint(Endpoint):
+    """Where routers reach tasks, runners artifacts."""
+
+    port: Port = 50054
+    metrics_port: Port = 9093
+
+
+class GatewayEndpoint(Endpoint):
+    """The HTTP edge."""
+
+    port: Port = 8000
+    metrics_port: Port = 9094
+
+
+class Tls(Section):
+    """PEM files for the listeners (`cert` with `key`) and for checking peers (`ca`)."""
+
+    cert: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+
+    @field_validator("key")
+    @classmethod
+    def _certificate_has_its_key(cls, key: Path | None, info: ValidationInfo) -> Path | None:
+        if "cert" in info.data and (info.data["cert"] is None) != (key is None):
+            raise ValueError("cert and key are needed together")
+        return key
+
+
+class Services(Section):
+    """The five services and what they share."""
+
+    router: RouterEndpoint = RouterEndpoint()
+    runner: RunnerEndpoint = RunnerEndpoint()
+    llm: LlmEndpoint = LlmEndpoint()
+    storage: StorageEndpoint = StorageEndpoint()
+    gateway: GatewayEndpoint = GatewayEndpoint()
+    token: Credential | None = None
+    """What services prove themselves with to each other."""
+    tls: Tls = Tls()
+
+
+class Runner(Section):
+    """How much one runner does at once, and how it keeps its lease."""
+
+    name: Name = Field(default_factory=lambda: _host_name())
+    """By default the machine's name; runners that live at the same time need different ones."""
+    slots: Count = 16
+    """Inline tasks at once."""
+    hosts: Annotated[int, Field(ge=1, le=4096)] = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Host processes at most; by default one for each CPU."""
+    agents: Paths = ()
+    """Files and folders with agents, beside the installed ones."""
+    lease_ttl_s: Seconds = 15
+    """Without renewal for so long, a runner stops its agents; by default `tasks.lease_ttl_s`, never more."""
+    heartbeat_s: Seconds = 5
+    """Between renewals; at most half of lease_ttl_s."""
+
+    @field_validator("heartbeat_s")
+    @classmethod
+    def _one_heartbeat_may_be_lost(cls, heartbeat_s: float, info: ValidationInfo) -> float:
+        if heartbeat_s * 2 > info.data.get("lease_ttl_s", math.inf):
+            raise ValueError("must be at most half of lease_ttl_s")
+        return heartbeat_s
+
+
+def _host_name() -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()).strip(".-")[:128] or "runner"
+
+
+class Tasks(Section):
+    """What a task gets that doesn't ask for something else, and the router's bounds."""
+
+    default_timeout_s: Seconds = 3600
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """Failures after which a task is FAILED."""
+    initial_backoff_s: Seconds = 1
+    max_backoff_s: Seconds = 60
+    lease_ttl_s: Seconds = 15
+    """After so long without renewal a runner's tasks are given to another."""
+    queue_limit: Count = 10_000
+    """Unfinished tasks that wait for a slot; more are refused."""
+
+
+class ProviderPool(Section):
+    """One provider's HTTP connections and their deadlines."""
+
+    connections: Annotated[int, Field(ge=1, le=10_000)] = 100
+    per_host: Annotated[int, Field(ge=1, le=10_000)] = 20
+    dns_ttl_s: Seconds = 300
+    keep_alive_s: Seconds = 30
+    connect_timeout_s: Seconds = 10
+    total_timeout_s: Seconds = 600
+    """For a call that is not a stream: long answers take minutes."""
+    idle_timeout_s: Seconds = 60
+    """For a stream: the longest silence between two chunks."""
+
+
+class Provider(Section):
+    """A server that answers model calls, and the models it is asked for."""
+
+    name: Name
+    kind: Literal["openai_compatible", "offline"] = "openai_compatible"
+    base_url: ProviderUrl | None = None
+    """Up to and with the version, as in `http://127.0.0.1:11434/v1`."""
+    api_key: Credential | None = None
+    models: Names = ()
+    embedding_models: Names = ()
+    pool: ProviderPool = ProviderPool()
+
+    @field_validator("base_url")
+    @classmethod
+    def _a_server_has_an_address(cls, base_url: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("kind") == "openai_compatible" and base_url is None:
+            raise ValueError("is needed for kind openai_compatible")
+        return base_url
+
+    @field_validator("embedding_models")
+    @classmethod
+    def _some_model_is_named(cls, models: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not models and not info.data.get("models", True):
+            raise ValueError("models or embedding_models must name at least one model")
+        return models
+
+
+OFFLINE_PROVIDER = Provider(
+    name="offline", kind="offline", models=(OFFLINE_MODEL,), embedding_models=(OFFLINE_EMBEDDING_MODEL,)
+)
+
+
+def _with_offline(providers: tuple[Provider, ...]) -> tuple[Provider, ...]:
+    if not any(provider.kind == "offline" for provider in providers):
+        providers = (*providers, OFFLINE_PROVIDER)
+    names = [provider.name for provider in providers]
+    if len(set(names)) < len(names):
+        raise ValueError("each provider needs a name of its own; `offline` belongs to kind offline")
+    return providers
+
+
+def _first_model(data: dict[str, Any]) -> str:
+    return next((model for provider in data.get("providers", ()) for model in provider.models), OFFLINE_MODEL)
+
+
+class Llm(Section):
+    """The providers in order of preference; one of kind offline is always there, last unless placed."""
+
+    providers: Annotated[tuple[Provider, ...], AfterValidator(_with_offline)] = ()
+    default_model: str = Field(default_factory=_first_model)
+    """By default the first model of the first provider that has one."""
+    join_grace_s: Seconds = 60
+    """How long a keyed call goes on after its caller is lost, so that the next attempt can join it."""
+    join_max_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 1_048_576
+    """Bytes kept of one such call."""
+
+    @field_validator("default_model")
+    @classmethod
+    def _default_model_is_served(cls, model: str, info: ValidationInfo) -> str:
+        known = [model for provider in info.data.get("providers", ()) for model in provider.models]
+        if known and model not in known:
+            raise ValueError(f"is in no provider's models; known: {', '.join(known)}")
+        return model
+
+
+class Settings(Section):
+    """Everything a process of the mesh is told, complete and unchangeable; made by `config.load`."""
+
+    environment: str = "development"
+    debug: bool = False
+    hot_reload: bool = False
+    auto_restart: bool = True
+    """Whether `up` restarts a service that died."""
+    data_dir: Path = Path(".agentmesh")
+    """Relative to the working directory, as every path here."""
+    insecure_dev: bool = False
+    """Allow listening beyond loopback without TLS and authentication."""
+    drain_timeout_s: Seconds = 30
+    """How long running calls may go on after SIGTERM."""
+    database: Database = Database()
+    cache: Cache = Cache()
+    logging: Logging = Logging()
+    api: Api = Api()
+    security: Security = Security()
+    monitoring: Monitoring = Monitoring()
+    services: Services = Services()
+    runner: Runner = Runner()
+    tasks: Tasks = Tasks()
+    llm: Llm = Llm()

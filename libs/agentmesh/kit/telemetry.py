@@ -1,0 +1,124 @@
+"""Logs and metrics of a service: fields instead of sentences, names from one table."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+from agentmesh.kit import names
+
+_TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+_SECRET_FIELDS = re.compile(r"token|secret|password|api_?key|authorization|prompt", re.IGNORECASE)
+
+# A stream or a call takes from well under a millisecond to many minutes.
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+rpc_total = Counter(names.RPC_TOTAL, "Calls that a service answered", ["service", "method", "code"])
+rpc_duration = Histogram(names.RPC_DURATION, "How long calls took", ["service", "method"], buckets=_BUCKETS)
+
+
+def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+    """Make a counter with a name from `kit.names`."""
+    return Counter(name, text, labels)
+
+
+def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+    """Make a gauge with a name from `kit.names`."""
+    return Gauge(name, text, labels)
+
+
+def histogram(name: str, text: str, labels: tuple[str, ...] = ()) -> Histogram:
+    """Make a histogram of seconds with a name from `kit.names`."""
+    return Histogram(name, text, labels, buckets=_BUCKETS)
+
+
+def configure_logging(
+    *, service: str, level: str = "INFO", json: bool = False, console: bool = True, file: Path | None = None
+) -> None:
+    """Send structured lines to standard error, to a file, or both; JSON or for people."""
+    sinks: list[IO[str]] = [sys.stderr] if console else []
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sinks.append(file.open("a", buffering=1, encoding="utf-8"))
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if json
+        else structlog.dev.ConsoleRenderer(colors=file is None and sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _mask_secrets,
+            structlog.processors.dict_tracebacks if json else structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
+        logger_factory=structlog.WriteLoggerFactory(file=_Tee(sinks)),  # type: ignore[arg-type]
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+
+
+def logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """Return the logger of a module."""
+    log: structlog.typing.FilteringBoundLogger = structlog.get_logger(module=name)
+    return log
+
+
+@contextmanager
+def log_fields(**fields: object) -> Iterator[None]:
+    """Add fields, such as task and tenant, to every line that is logged inside."""
+    with structlog.contextvars.bound_contextvars(**fields):
+        yield
+
+
+def traceparent_or_new(received: str | None) -> str:
+    """Return the caller's W3C trace context, or start a new trace."""
+    if received and _TRACEPARENT.match(received):
+        return received
+    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
+
+
+def trace_id(traceparent: str) -> str:
+    """Return the trace id of a W3C trace context."""
+    return traceparent[3:35]
+
+
+def _mask_secrets(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key in event:
+        if _SECRET_FIELDS.search(key):
+            event[key] = "***"
+    return event
+
+
+class _Tee:
+    """Writes each line to every sink; a sink that fails loses the line, not the service."""
+
+    def __init__(self, sinks: list[IO[str]]) -> None:
+        self._sinks = sinks
+        self.dropped = 0
+
+    def write(self, text: str) -> int:
+        for sink in self._sinks:
+            try:
+                sink.write(text)
+            except (OSError, ValueError):
+                self.dropped += 1
+        return len(text)
+
+    def flush(self) -> None:
+        for sink in self._sinks:
+            try:
+                sink.flush()
+            except (OSError, ValueError):
+                self.dropped += 1

@@ -1,0 +1,1 @@
+"""The storage service: tasks, events, steps, leases and artifacts, and the only authority that numbers events."""

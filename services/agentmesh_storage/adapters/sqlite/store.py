@@ -1,0 +1,253 @@
+"""The SQLite backend of TaskStore: WAL, full sync, one writer thread and one reader thread."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agentmesh.kit.errors import MeshError, NotFound, Unavailable
+from agentmesh_storage.adapters.sqlite.migrate import migrate
+from agentmesh_storage.adapters.sqlite.rows import (
+    ARTIFACT_COLUMNS,
+    TASK_COLUMNS,
+    to_artifact,
+    to_task,
+    to_tasks,
+)
+from agentmesh_storage.adapters.sqlite.writer import Writer
+from agentmesh_storage.domain import (
+    Artifact,
+    Chunk,
+    Claimed,
+    Mutation,
+    Offer,
+    Outcome,
+    State,
+    Step,
+    Task,
+    TaskFilter,
+)
+from agentmesh_storage.ports import News, Page
+
+T = TypeVar("T")
+
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA busy_timeout = 5000",
+    "PRAGMA cache_size = -32768",
+    "PRAGMA wal_autocheckpoint = 4000",
+    "PRAGMA temp_store = MEMORY",
+)
+_WRITE_TIMEOUT_S = 30.0
+_CHUNKS = (
+    "SELECT attempt, first_sequence, count, events FROM event_chunks "
+    "WHERE task_id = ? AND first_sequence >= coalesce("
+    "(SELECT max(first_sequence) FROM event_chunks WHERE task_id = ? AND first_sequence <= ?), 0) "
+    "ORDER BY first_sequence"
+)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a database file with the settings that the promises need."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+    return connection
+
+
+class SqliteTaskStore:
+    """Keeps tasks in one SQLite file. Exactly one process may have it open; the caller holds the lock."""
+
+    def __init__(self, path: Path, *, max_losses: int) -> None:
+        self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
+        self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-reader")
+        connection = connect(path)
+        migrate(connection)
+        self._connection = connection
+        self._writer = Writer(connection, max_losses=max_losses)
+        self._reader = connect(path)
+        self._reader.execute("PRAGMA query_only = ON")
+
+    async def commit(self, mutations: Sequence[Mutation], now_ms: int) -> tuple[list[Outcome | MeshError], News]:
+        """See TaskStore."""
+        return await self._write(self._writer.commit, mutations, now_ms)
+
+    async def claim(self, offers: Sequence[Offer], now_ms: int) -> tuple[list[Claimed], News]:
+        """See TaskStore."""
+        return await self._write(self._writer.claim, offers, now_ms)
+
+    async def sweep(self, now_ms: int, *, expire_leases: bool) -> News:
+        """See TaskStore."""
+        return await self._write(lambda: self._writer.sweep(now_ms, expire_leases=expire_leases))
+
+    async def get_task(self, tenant: str, task_id: str) -> Task:
+        """See TaskStore."""
+        return await self._read(self._find_task, tenant, task_id)
+
+    async def list_tasks(self, filter: TaskFilter) -> Page:
+        """See TaskStore."""
+        sql, parameters = _list_query(filter)
+        tasks = to_tasks(await self._read(lambda: self._reader.execute(sql, parameters).fetchall()))
+        more = len(tasks) > filter.page_size
+        tasks = tasks[: filter.page_size]
+        last = tasks[-1] if more else None
+        if last is None:
+            return Page(tasks, "")
+        return Page(tasks, f"{last.end_ms}.{last.id}" if filter.by_end else last.id)
+
+    async def read_chunks(
+        self, tenant: str, task_id: str, after_sequence: int, max_bytes: int
+    ) -> tuple[list[Chunk], int, State]:
+        """See TaskStore."""
+        return await self._read(self._read_chunks, tenant, task_id, after_sequence, max_bytes)
+
+    async def read_steps(self, tenant: str, task_id: str, after: int, max_bytes: int) -> list[Step]:
+        """See TaskStore."""
+        return await self._read(self._read_steps, tenant, task_id, after, max_bytes)
+
+    async def list_agents(self) -> list[bytes]:
+        """See TaskStore."""
+        rows = await self._read(lambda: self._reader.execute("SELECT agent FROM agents ORDER BY name").fetchall())
+        return [agent for (agent,) in rows]
+
+    async def add_artifact(self, artifact: Artifact) -> None:
+        """See TaskStore."""
+        a = artifact
+        values = (
+            a.id,
+            a.tenant,
+            a.task_id,
+            a.name,
+            a.media_type,
+            a.size_bytes,
+            a.sha256,
+            a.create_ms,
+            a.visible,
+        )
+        await self._write(self._writer.execute, "INSERT INTO artifacts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    async def get_artifact(self, tenant: str, artifact_id: str) -> Artifact:
+        """See TaskStore."""
+        sql = f"SELECT {ARTIFACT_COLUMNS} FROM artifacts WHERE id = ? AND tenant = ?"  # noqa: S608
+        row = await self._read(lambda: self._reader.execute(sql, (artifact_id, tenant)).fetchone())
+        if row is None:
+            raise NotFound("there is no such artifact", reason="ARTIFACT_NOT_FOUND")
+        return to_artifact(row)
+
+    async def list_artifacts(self, tenant: str, task_id: str, page_size: int, after: str) -> list[Artifact]:
+        """See TaskStore."""
+        sql = (
+            f"SELECT {ARTIFACT_COLUMNS} FROM artifacts WHERE tenant = ? AND visible = 1 "  # noqa: S608
+            f"{'AND task_id = ?' if task_id else ''} {'AND id < ?' if after else ''} ORDER BY id DESC LIMIT ?"
+        )
+        parameters = (tenant, *filter(None, (task_id, after)), page_size)
+        return [to_artifact(r) for r in await self._read(lambda: self._reader.execute(sql, parameters).fetchall())]
+
+    async def delete_artifact(self, tenant: str, artifact_id: str) -> bool:
+        """See TaskStore."""
+        sql = "DELETE FROM artifacts WHERE id = ? AND tenant = ? RETURNING id"
+        return bool(await self._write(self._writer.execute, sql, (artifact_id, tenant)))
+
+    async def abandoned_artifacts(self, before_ms: int) -> list[str]:
+        """See TaskStore."""
+        sql = "DELETE FROM artifacts WHERE visible = 0 AND create_ms < ? RETURNING id"
+        return [str(row[0]) for row in await self._write(self._writer.execute, sql, (before_ms,))]
+
+    async def ping(self) -> bool:
+        """See TaskStore."""
+        return bool(await self._read(lambda: self._reader.execute("SELECT 1").fetchone()))
+
+    async def aclose(self) -> None:
+        """See TaskStore."""
+        for thread in (self._write_thread, self._read_thread):
+            await asyncio.to_thread(thread.shutdown)
+        self._reader.close()
+        self._connection.close()
+
+    async def _write(self, function: Callable[..., T], *arguments: Any) -> T:
+        work = asyncio.get_running_loop().run_in_executor(self._write_thread, function, *arguments)
+        try:
+            # A transaction that was begun is finished even if the caller leaves.
+            async with asyncio.timeout(_WRITE_TIMEOUT_S):
+                return await asyncio.shield(work)
+        except (sqlite3.OperationalError, TimeoutError) as error:
+            raise Unavailable(
+                "storage can't write: is the disk full or read-only?",
+                reason="STORAGE_WRITE_FAILED",
+                retry_after_s=1,
+            ) from error
+
+    async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._read_thread, function, *arguments)
+
+    def _find_task(self, tenant: str, task_id: str) -> Task:
+        sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id = ? AND tenant = ?"  # noqa: S608
+        row = self._reader.execute(sql, (task_id, tenant)).fetchone()
+        if row is None:
+            raise NotFound("there is no such task", reason="TASK_NOT_FOUND")
+        return to_task(row)
+
+    def _read_chunks(self, tenant: str, task_id: str, after: int, max_bytes: int) -> tuple[list[Chunk], int, State]:
+        self._reader.execute("BEGIN")
+        try:
+            task = self._find_task(tenant, task_id)
+            chunks: list[Chunk] = []
+            size = 0
+            for attempt, first, count, events in self._reader.execute(_CHUNKS, (task_id, task_id, after + 1)):
+                if first + count <= after + 1:
+                    continue
+                chunks.append(Chunk(task_id, attempt, first, count, events))
+                size += len(events)
+                if size >= max_bytes:
+                    break
+            return chunks, task.last_sequence, task.state
+        finally:
+            self._reader.execute("COMMIT")
+
+    def _read_steps(self, tenant: str, task_id: str, after: int, max_bytes: int) -> list[Step]:
+        self._find_task(tenant, task_id)
+        sql = "SELECT key, sequence, record FROM steps WHERE task_id = ? AND sequence > ? ORDER BY sequence"
+        steps: list[Step] = []
+        size = 0
+        for key, sequence, record in self._reader.execute(sql, (task_id, after)):
+            size += len(record)
+            if steps and size > max_bytes and sequence != steps[-1].sequence:
+                break
+            steps.append(Step(task_id, key, sequence, record))
+        return steps
+
+
+def _list_query(filter: TaskFilter) -> tuple[str, list[Any]]:
+    where, parameters = ["tenant = ?"], [filter.tenant]
+    conditions: list[tuple[bool, str, tuple[Any, ...]]] = [
+        (
+            bool(filter.states),
+            f"state IN ({', '.join('?' * len(filter.states))})",
+            tuple(map(int, filter.states)),
+        ),
+        (bool(filter.agent), "agent = ?", (filter.agent,)),
+        (bool(filter.context_id), "context_id = ? AND context_id <> ''", (filter.context_id,)),
+        (bool(filter.parent_id), "parent_id = ? AND parent_id <> ''", (filter.parent_id,)),
+        (filter.created_after_ms is not None, "create_ms >= ?", (filter.created_after_ms,)),
+        (filter.created_before_ms is not None, "create_ms < ?", (filter.created_before_ms,)),
+        (filter.by_end, "end_ms IS NOT NULL", ()),
+    ]
+    if filter.label is not None:
+        labelled = "id IN (SELECT task_id FROM task_labels WHERE tenant = ? AND name = ? AND value = ?)"
+        conditions.append((True, labelled, (filter.tenant, *filter.label)))
+    if filter.after and filter.by_end:
+        end, _, task_id = filter.after.partition(".")
+        conditions.append((True, "(end_ms, id) < (?, ?)", (int(end), task_id)))
+    elif filter.after:
+        conditions.append((True, "id < ?", (filter.after,)))
+    for holds, sql, values in conditions:
+        if holds:
+            where.append(sql)
+            parameters.extend(values)
+    order = "end_ms DESC, id DESC" if filter.by_end else "id DESC"
+    sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"  # noqa: S608
+    return sql, [*parameters, filter.page_size + 1]

@@ -1,0 +1,283 @@
+"""Everything that writes to the SQLite file; runs on the one writer thread."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from agentmesh.kit.errors import MeshError
+from agentmesh_storage.adapters.sqlite.rows import (
+    INSERT_TASK,
+    TASK_COLUMNS,
+    UPDATE_TASK,
+    insert_values,
+    to_tasks,
+    update_values,
+)
+from agentmesh_storage.domain import (
+    AppendEvents,
+    Claim,
+    Claimed,
+    CreateTask,
+    FreeRunner,
+    GiveInput,
+    Head,
+    Mutation,
+    Offer,
+    Outcome,
+    RenewLease,
+    Runner,
+    SpawnTask,
+    State,
+)
+from agentmesh_storage.ledger import Ledger
+from agentmesh_storage.ports import News
+
+_DEADLINE_GRACE_MS = 5_000  # runner and router end a task in time; storage does when both are gone
+_SWEEP_LIMIT = 500
+
+_BY_ID = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+_BY_REQUEST = f"SELECT {TASK_COLUMNS} FROM tasks WHERE tenant = ? AND request_id = ? AND request_id <> ''"  # noqa: S608
+_BY_PARENT_STEP = f"SELECT {TASK_COLUMNS} FROM tasks WHERE parent_id = ? AND parent_step = ? AND parent_id <> ''"  # noqa: S608
+_LEASED = f"SELECT {TASK_COLUMNS} FROM tasks WHERE incarnation = ? AND incarnation <> ''"  # noqa: S608
+_CHILDREN = f"SELECT {TASK_COLUMNS} FROM tasks WHERE parent_id = ? AND parent_id <> '' AND end_ms IS NULL"  # noqa: S608
+_READY = (
+    f"SELECT {TASK_COLUMNS} FROM tasks WHERE agent = ? AND ready_ms IS NOT NULL AND ready_ms <= ? "  # noqa: S608
+    "ORDER BY priority DESC, ready_ms, id LIMIT ?"
+)
+_READY_AGENTS = (
+    "SELECT name FROM agents WHERE EXISTS "
+    "(SELECT 1 FROM tasks WHERE agent = name AND ready_ms IS NOT NULL AND ready_ms <= ?)"
+)
+# Each part reads a partial index that holds only the tasks it is about.
+_OVERDUE = tuple(
+    f"SELECT {TASK_COLUMNS} FROM tasks WHERE {condition} LIMIT {_SWEEP_LIMIT}"  # noqa: S608
+    for condition in (
+        "queue_deadline_ms IS NOT NULL AND queue_deadline_ms < :now",
+        "incarnation <> '' AND deadline_ms < :now - :grace",
+        "end_ms IS NULL AND incarnation = '' AND ready_ms IS NULL AND deadline_ms < :now",
+    )
+)
+_EXPIRED_RUNNERS = "SELECT incarnation, name, lease_until_ms, freed FROM runners WHERE freed = 0 AND lease_until_ms < ?"
+_RUNNERS = "SELECT incarnation, name, lease_until_ms, freed FROM runners WHERE incarnation = ?"
+
+
+class Writer:
+    """Writes to one connection. Every public method is one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, *, max_losses: int) -> None:
+        self._db = connection
+        self._max_losses = max_losses
+
+    def commit(self, mutations: Sequence[Mutation], now_ms: int) -> tuple[list[Outcome | MeshError], News]:
+        """Apply mutations in order."""
+        with _Transaction(self._db):
+            ledger = self._load(mutations, now_ms)
+            outcomes = [ledger.apply(mutation) for mutation in mutations]
+            self._settle(ledger)
+            self._write(ledger)
+        return outcomes, _news(ledger)
+
+    def claim(self, offers: Sequence[Offer], now_ms: int) -> tuple[list[Claimed], News]:
+        """Start attempts of ready tasks."""
+        with _Transaction(self._db):
+            ledger = Ledger(now_ms, self._max_losses)
+            claimed = []
+            for offer in offers:
+                for task in to_tasks(self._db.execute(_READY, (offer.agent, now_ms, offer.slots))):
+                    if task.id in ledger.tasks:
+                        continue
+                    ledger.tasks[task.id] = task
+                    if ledger.expire_if_due(task):
+                        continue
+                    chunk = ledger.start_attempt(task, Claim(offer.incarnation, offer.agent_version))
+                    claimed.append(Claimed(task, chunk))
+            self._settle(ledger)
+            self._write(ledger)
+        return claimed, _news(ledger)
+
+    def sweep(self, now_ms: int, *, expire_leases: bool) -> News:
+        """Free runners, end overdue tasks, look for ready work."""
+        with _Transaction(self._db):
+            ledger = Ledger(now_ms, self._max_losses)
+            if expire_leases:
+                for row in self._db.execute(_EXPIRED_RUNNERS, (now_ms,)).fetchall():
+                    ledger.free(_runner(row))
+            parameters = {"now": now_ms, "grace": _DEADLINE_GRACE_MS}
+            overdue = [task for sql in _OVERDUE for task in to_tasks(self._db.execute(sql, parameters))]
+            ledger.tasks.update((task.id, task) for task in overdue)
+            self._load_ids(ledger, {task.parent_id for task in overdue if task.parent_id})
+            for task in overdue:
+                ledger.expire_if_due(task)
+            self._settle(ledger)
+            self._write(ledger)
+            ready = {agent for (agent,) in self._db.execute(_READY_AGENTS, (now_ms,))}
+        news = _news(ledger)
+        news.ready_agents |= ready
+        return news
+
+    def execute(self, sql: str, parameters: tuple[object, ...]) -> list[tuple[object, ...]]:
+        """Run one statement in a transaction of its own."""
+        with _Transaction(self._db):
+            return self._db.execute(sql, parameters).fetchall()
+
+    # -- rows in -----------------------------------------------------------------------------------------
+
+    def _load(self, mutations: Sequence[Mutation], now_ms: int) -> Ledger:
+        ledger = Ledger(now_ms, self._max_losses)
+        ids: set[str] = set()
+        incarnations: set[str] = set()
+        for mutation in mutations:
+            change = mutation.change
+            if isinstance(change, AppendEvents):
+                ids.add(change.task_id)
+                ids.update(change.awaited_task_ids)
+                if change.passivate and change.input_id:
+                    self._load_answer(ledger, change.task_id, change.input_id)
+            elif isinstance(change, CreateTask):
+                if change.task.request_id:
+                    self._load_request(ledger, change)
+                if change.claim is not None:
+                    incarnations.add(change.claim.incarnation)
+            elif isinstance(change, SpawnTask):
+                ids.add(change.parent_id)
+                key = (change.parent_id, change.step_key)
+                for twin in to_tasks(self._db.execute(_BY_PARENT_STEP, key)):
+                    ledger.by_parent_step[key] = ledger.tasks.setdefault(twin.id, twin)
+            elif isinstance(change, RenewLease | FreeRunner):
+                incarnations.add(change.incarnation)
+            elif isinstance(change, GiveInput):
+                ids.add(change.task_id)
+                self._load_answer(ledger, change.task_id, change.input_id)
+            elif hasattr(change, "task_id"):
+                ids.add(change.task_id)
+        self._load_ids(ledger, ids)
+        self._load_ids(ledger, {t.parent_id for t in list(ledger.tasks.values()) if t.parent_id})
+        for incarnation in incarnations:
+            for row in self._db.execute(_RUNNERS, (incarnation,)):
+                ledger.runners[incarnation] = _runner(row)
+        return ledger
+
+    def _load_ids(self, ledger: Ledger, ids: set[str]) -> None:
+        missing = [task_id for task_id in ids if task_id not in ledger.tasks]
+        if missing:
+            for task in to_tasks(self._db.execute(_BY_ID, (json.dumps(missing),))):
+                ledger.tasks[task.id] = task
+
+    def _load_request(self, ledger: Ledger, change: CreateTask) -> None:
+        key = (change.task.tenant, change.task.request_id)
+        for twin in to_tasks(self._db.execute(_BY_REQUEST, key)):
+            ledger.by_request[key] = ledger.tasks.setdefault(twin.id, twin)
+
+    def _load_answer(self, ledger: Ledger, task_id: str, input_id: str) -> None:
+        if self._db.execute("SELECT 1 FROM steps WHERE task_id = ? AND key = ?", (task_id, input_id)).fetchone():
+            ledger.answered.add((task_id, input_id))
+
+    # -- what follows from what was applied -------------------------------------------------------------
+
+    def _settle(self, ledger: Ledger) -> None:
+        """Take tasks from freed runners and stop the children of tasks that ended badly."""
+        for incarnation in ledger.freed:
+            leased = self._adopt(ledger, to_tasks(self._db.execute(_LEASED, (incarnation,))))
+            self._load_ids(ledger, {task.parent_id for task in leased if task.parent_id})
+            for task in leased:
+                if task.incarnation == incarnation:
+                    ledger.lose(task)
+        position = 0
+        while position < len(ledger.ended_badly):
+            parent_id = ledger.ended_badly[position]
+            position += 1
+            for child in self._adopt(ledger, to_tasks(self._db.execute(_CHILDREN, (parent_id,)))):
+                if not child.state.terminal:
+                    ledger.cancel(child)
+
+    @staticmethod
+    def _adopt(ledger: Ledger, tasks: list) -> list:  # type: ignore[type-arg]
+        return [ledger.tasks.setdefault(task.id, task) for task in tasks]
+
+    # -- rows out ----------------------------------------------------------------------------------------
+
+    def _write(self, ledger: Ledger) -> None:
+        db = self._db
+        if ledger.created:
+            db.executemany(INSERT_TASK, [insert_values(c.task) for c in ledger.created.values()])
+            labels = [
+                (c.task.tenant, name, value, c.task.id)
+                for c in ledger.created.values()
+                for name, value in c.labels.items()
+            ]
+            if labels:
+                db.executemany("INSERT INTO task_labels VALUES (?, ?, ?, ?)", labels)
+        changed = [update_values(t) for t in ledger.changed.values() if t.id not in ledger.created]
+        if changed:
+            db.executemany(UPDATE_TASK, changed)
+        if ledger.chunks:
+            db.executemany(
+                "INSERT INTO event_chunks (task_id, first_sequence, attempt, count, events) VALUES (?, ?, ?, ?, ?)",
+                [(c.task_id, c.first_sequence, c.attempt, c.count, c.events) for c in ledger.chunks],
+            )
+        if ledger.steps:
+            db.executemany(
+                "INSERT OR IGNORE INTO steps (task_id, sequence, key, record) VALUES (?, ?, ?, ?)",
+                [(s.task_id, s.sequence, s.key, s.record) for s in ledger.steps],
+            )
+        for old, new in ledger.journals_to_copy:
+            db.execute(
+                "INSERT INTO steps (task_id, sequence, key, record) "
+                "SELECT ?, sequence - 1000000000, key, record FROM steps WHERE task_id = ?",
+                (new, old),
+            )
+        self._write_others(ledger)
+
+    def _write_others(self, ledger: Ledger) -> None:
+        db = self._db
+        if ledger.visible_artifacts:
+            db.executemany("UPDATE artifacts SET visible = 1 WHERE id = ?", [(i,) for i in ledger.visible_artifacts])
+        if ledger.changed_runners:
+            db.executemany(
+                "INSERT OR REPLACE INTO runners VALUES (?, ?, ?, ?)",
+                [(r.incarnation, r.name, r.lease_until_ms, r.freed) for r in ledger.changed_runners.values()],
+            )
+        if ledger.agents:
+            db.executemany("INSERT OR REPLACE INTO agents VALUES (?, ?)", ledger.agents)
+
+
+class _Transaction:
+    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._db.execute("COMMIT")
+        elif self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+
+def _runner(row: Iterable[object]) -> Runner:
+    incarnation, name, until, freed = row
+    return Runner(str(incarnation), str(name), int(until), bool(freed))  # type: ignore[call-overload]
+
+
+def _news(ledger: Ledger) -> News:
+    news = News(leases_lost=len(ledger.freed))
+    for task_id in {chunk.task_id for chunk in ledger.chunks} | set(ledger.changed):
+        task = ledger.tasks[task_id]
+        news.heads.append(
+            Head(
+                task.tenant,
+                task.id,
+                task.last_sequence,
+                task.state,
+                task.attempt,
+                task.cancel_ms is not None,
+                task.parent_id,
+                ledger.origins.get(task_id, ""),
+            )
+        )
+        if task.state is State.SUBMITTED and task.ready_ms is not None and task.ready_ms <= ledger.now_ms:
+            news.ready_agents.add(task.agent)
+    return news
