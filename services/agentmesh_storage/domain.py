@@ -170,6 +170,14 @@ class FreeRunner:
 
 
 @dataclass(slots=True)
+class SyncRunner:
+    """A runner said what it works on."""
+
+    incarnation: str
+    running: frozenset[str]
+
+
+@dataclass(slots=True)
 class CancelTask:
     """Somebody asks for a task to stop."""
 
@@ -222,6 +230,7 @@ Change = (
     | SpawnTask
     | AnnounceAgents
     | AdoptAttempt
+    | SyncRunner
 )
 
 

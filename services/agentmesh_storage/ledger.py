@@ -27,6 +27,7 @@ from agentmesh_storage.domain import (
     SpawnTask,
     State,
     Step,
+    SyncRunner,
     Task,
 )
 
@@ -38,8 +39,9 @@ _LOSS_BACKOFF_MAX_MS = 10_000
 class Ledger:
     """The rows that one transaction works on, and what it changes.
 
-    The adapter fills `tasks`, `by_request`, `by_parent_step`, `runners` and `answered` before, and looks at
-    the rest after. `max_losses` bounds how often a task may lose its runner before it is given up.
+    The adapter fills `tasks`, `by_request`, `by_parent_step`, `runners` (those of a renewed name, too) and
+    `answered` before, and looks at the rest after. `max_losses` bounds how often a task may lose its runner
+    before it is given up.
     """
 
     now_ms: int
@@ -60,6 +62,7 @@ class Ledger:
     journals_to_copy: list[tuple[str, str]] = field(default_factory=list)
     ended_badly: list[str] = field(default_factory=list)
     freed: list[str] = field(default_factory=list)
+    synced: list[SyncRunner] = field(default_factory=list)
     origins: dict[str, str] = field(default_factory=dict)
 
     def apply(self, mutation: Mutation) -> Outcome | errors.MeshError:
@@ -305,6 +308,8 @@ class Ledger:
         until = self.now_ms + change.ttl_ms
         runner = self.runners.get(change.incarnation)
         if runner is None:
+            for other in [r for r in self.runners.values() if r.name == change.name and not r.freed]:
+                self.free(other)
             runner = self.runners[change.incarnation] = Runner(change.incarnation, change.name, until)
         elif runner.freed:
             raise errors.StaleAttempt("the lease was lost", reason="LEASE_LOST")
@@ -325,6 +330,17 @@ class Ledger:
         runner.freed = True
         self.changed_runners[runner.incarnation] = runner
         self.freed.append(runner.incarnation)
+
+    def _sync(self, mutation: Mutation) -> Outcome:
+        change = mutation.change
+        assert isinstance(change, SyncRunner)
+        self.synced.append(change)
+        return Outcome()
+
+    def hand_back(self, task: Task) -> None:
+        """Make a task ready again whose runner never began it; this costs it nothing."""
+        task.losses -= 1
+        self.lose(task)
 
     def lose(self, task: Task) -> None:
         """Take a task from a runner that is gone."""
@@ -383,6 +399,7 @@ _RULES = {
     RenewLease: Ledger._renew,
     FreeRunner: Ledger._free,
     AnnounceAgents: Ledger._announce,
+    SyncRunner: Ledger._sync,
 }
 
 

@@ -28,6 +28,7 @@ from agentmesh_storage.domain import (
     SpawnTask,
     State,
     Step,
+    SyncRunner,
     Task,
     TaskFilter,
     Usage,
@@ -271,5 +272,6 @@ _READERS: dict[str, Callable[[pb.Mutation], Change]] = {
         m.spawn.parent_id, m.spawn.parent_attempt, m.spawn.step_key, _create(m.tenant, m.spawn.child)
     ),
     "announce": lambda m: _announce(m.announce),
+    "sync_runner": lambda m: SyncRunner(m.sync_runner.incarnation, frozenset(m.sync_runner.running_task_ids)),
     "adopt": lambda m: AdoptAttempt(m.adopt.task_id, m.adopt.attempt, m.adopt.incarnation),
 }

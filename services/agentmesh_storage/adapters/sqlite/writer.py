@@ -28,6 +28,7 @@ from agentmesh_storage.domain import (
     Runner,
     SpawnTask,
     State,
+    Task,
 )
 from agentmesh_storage.ledger import Ledger
 from agentmesh_storage.ports import News
@@ -58,6 +59,7 @@ _OVERDUE = tuple(
     )
 )
 _EXPIRED_RUNNERS = "SELECT incarnation, name, lease_until_ms, freed FROM runners WHERE freed = 0 AND lease_until_ms < ?"
+_NAMESAKES = "SELECT incarnation, name, lease_until_ms, freed FROM runners WHERE name = ? AND freed = 0"
 _RUNNERS = "SELECT incarnation, name, lease_until_ms, freed FROM runners WHERE incarnation = ?"
 
 
@@ -145,6 +147,9 @@ class Writer:
                     ledger.by_parent_step[key] = ledger.tasks.setdefault(twin.id, twin)
             elif isinstance(change, RenewLease | FreeRunner):
                 incarnations.add(change.incarnation)
+                if isinstance(change, RenewLease):
+                    for row in self._db.execute(_NAMESAKES, (change.name,)):
+                        ledger.runners[row[0]] = _runner(row)
             elif isinstance(change, GiveInput):
                 ids.add(change.task_id)
                 self._load_answer(ledger, change.task_id, change.input_id)
@@ -182,6 +187,10 @@ class Writer:
             for task in leased:
                 if task.incarnation == incarnation:
                     ledger.lose(task)
+        for sync in ledger.synced:
+            for task in self._adopt(ledger, to_tasks(self._db.execute(_LEASED, (sync.incarnation,)))):
+                if task.incarnation == sync.incarnation and task.id not in sync.running:
+                    ledger.hand_back(task)
         position = 0
         while position < len(ledger.ended_badly):
             parent_id = ledger.ended_badly[position]
@@ -191,7 +200,7 @@ class Writer:
                     ledger.cancel(child)
 
     @staticmethod
-    def _adopt(ledger: Ledger, tasks: list) -> list:  # type: ignore[type-arg]
+    def _adopt(ledger: Ledger, tasks: list[Task]) -> list[Task]:
         return [ledger.tasks.setdefault(task.id, task) for task in tasks]
 
     # -- rows out ----------------------------------------------------------------------------------------

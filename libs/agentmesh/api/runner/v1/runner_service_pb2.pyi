@@ -501,7 +501,9 @@ Global___RenewedToken: _TypeAlias = RenewedToken  # noqa: Y015
 
 @_typing.final
 class LeaseRenewed(_message.Message):
-    """LeaseRenewed answers a heartbeat."""
+    """LeaseRenewed answers a heartbeat. Without a ttl the lease is lost: stop every
+    attempt, say nothing of them, and connect anew with a new incarnation.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -511,7 +513,9 @@ class LeaseRenewed(_message.Message):
     """The heartbeat that is answered."""
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """The lease lasts this long, counted from when that heartbeat was sent."""
+        """The lease lasts this long, counted from when that heartbeat was sent; the
+        hello counts as heartbeat 0.
+        """
 
     def __init__(
         self,
@@ -662,22 +666,26 @@ class Resume(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     ACKED_OFFSET_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
     """The attempt."""
     acked_offset: _builtins.int
     """What was acknowledged last."""
+    tenant: _builtins.str
+    """The tenant, from the assignment."""
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         attempt: _builtins.int = ...,
         acked_offset: _builtins.int = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_offset", b"acked_offset", "attempt", b"attempt", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_offset", b"acked_offset", "attempt", b"attempt", "task_id", b"task_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -42,6 +42,7 @@ class Mutation(_message.Message):
     SPAWN_FIELD_NUMBER: _builtins.int
     ANNOUNCE_FIELD_NUMBER: _builtins.int
     ADOPT_FIELD_NUMBER: _builtins.int
+    SYNC_RUNNER_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant that owns the task; empty for leases and agents."""
     @_builtins.property
@@ -80,6 +81,10 @@ class Mutation(_message.Message):
     def adopt(self) -> Global___AdoptAttempt:
         """A router wants to go on with a running attempt."""
 
+    @_builtins.property
+    def sync_runner(self) -> Global___SyncRunner:
+        """A runner said what it works on."""
+
     def __init__(
         self,
         *,
@@ -93,12 +98,13 @@ class Mutation(_message.Message):
         spawn: Global___SpawnTask | None = ...,
         announce: Global___AnnounceAgents | None = ...,
         adopt: Global___AdoptAttempt | None = ...,
+        sync_runner: Global___SyncRunner | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "announce", b"announce", "append", b"append", "cancel", b"cancel", "create", b"create", "free_runner", b"free_runner", "input", b"input", "kind", b"kind", "renew", b"renew", "spawn", b"spawn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "announce", b"announce", "append", b"append", "cancel", b"cancel", "create", b"create", "free_runner", b"free_runner", "input", b"input", "kind", b"kind", "renew", b"renew", "spawn", b"spawn", "sync_runner", b"sync_runner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "announce", b"announce", "append", b"append", "cancel", b"cancel", "create", b"create", "free_runner", b"free_runner", "input", b"input", "kind", b"kind", "renew", b"renew", "spawn", b"spawn", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "announce", b"announce", "append", b"append", "cancel", b"cancel", "create", b"create", "free_runner", b"free_runner", "input", b"input", "kind", b"kind", "renew", b"renew", "spawn", b"spawn", "sync_runner", b"sync_runner", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create", "append", "renew", "free_runner", "cancel", "input", "spawn", "announce", "adopt"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create", "append", "renew", "free_runner", "cancel", "input", "spawn", "announce", "adopt", "sync_runner"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -342,7 +348,9 @@ Global___AppendEvents: _TypeAlias = AppendEvents  # noqa: Y015
 
 @_typing.final
 class RenewLease(_message.Message):
-    """RenewLease says that a runner lives."""
+    """RenewLease says that a runner lives. A new incarnation of a name frees the
+    older ones.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -393,6 +401,36 @@ class FreeRunner(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FreeRunner: _TypeAlias = FreeRunner  # noqa: Y015
+
+@_typing.final
+class SyncRunner(_message.Message):
+    """SyncRunner hands back the tasks that a runner should work on and does not:
+    their assignment was lost on the way. It costs them no retry.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    RUNNING_TASK_IDS_FIELD_NUMBER: _builtins.int
+    incarnation: _builtins.str
+    """The runner's incarnation."""
+    @_builtins.property
+    def running_task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it works on."""
+
+    def __init__(
+        self,
+        *,
+        incarnation: _builtins.str = ...,
+        running_task_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incarnation", b"incarnation", "running_task_ids", b"running_task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncRunner: _TypeAlias = SyncRunner  # noqa: Y015
 
 @_typing.final
 class CancelTask(_message.Message):

@@ -1,0 +1,1 @@
+"""What the router reaches over the network: storage and runners."""

@@ -1,0 +1,222 @@
+"""Storage over gRPC: one commit stream, one claim stream, and unary calls for the rest."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+
+from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
+from agentmesh.api.storage.v1 import task_store_service_pb2_grpc as pb_grpc
+from agentmesh.api.task.v1 import task_pb2, task_service_pb2
+from agentmesh.kit import rpc_client, telemetry
+from agentmesh.kit.batching import Batcher, QueueFull
+from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable, from_status
+from agentmesh_router.hub import LogPage, StoredChunk
+from agentmesh_router.wire import TERMINAL
+
+log = telemetry.logger(__name__)
+
+_CALL_TIMEOUT_S = 10.0
+_COMMIT_TIMEOUT_S = 15.0
+_MAX_BATCH = 512
+_MAX_BATCH_BYTES = 2 * 1024 * 1024
+_MAX_QUEUED = 8192
+_OVERLAP_AT = 48  # measured: below this, waiting for the batch in flight beats a second commit
+
+
+class _Exchange:
+    """A bidi stream on which each request has one answer, matched by number; reconnects when used again."""
+
+    def __init__(self, method: Any, metadata: rpc_client.Metadata, on_other: Any = None) -> None:
+        self._method = method
+        self._metadata = metadata
+        self._on_other = on_other
+        self._call: Any = None
+        self._reader: asyncio.Task[None] | None = None
+        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._number = 0
+        self.opened = 0
+
+    def next_number(self) -> int:
+        """Return a number for the next request, from 1."""
+        self._number += 1
+        return self._number
+
+    async def ask(self, number: int, request: Any, timeout_s: float) -> Any:
+        """Send a request and return its answer; raise Unavailable if the stream breaks first."""
+        self.open()
+        future = asyncio.get_running_loop().create_future()
+        self._pending[number] = future
+        try:
+            async with asyncio.timeout(timeout_s):
+                try:
+                    await self._call.write(request)
+                except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError) as error:
+                    raise _unreachable() from error
+                return await future
+        except TimeoutError as error:
+            self.close()
+            raise _unreachable() from error
+        finally:
+            self._pending.pop(number, None)
+
+    def open(self) -> None:
+        """Connect if there is no stream."""
+        if self._call is None or self._call.done():
+            self.opened += 1
+            self._call = self._method(metadata=self._metadata)
+            self._reader = asyncio.create_task(self._read(self._call))
+
+    async def broken(self) -> None:
+        """Wait until the stream breaks."""
+        if self._reader is not None:
+            await asyncio.wait({self._reader})
+
+    def close(self) -> None:
+        """Drop the stream; the answers that are waited for become Unavailable."""
+        if self._call is not None:
+            self._call.cancel()
+
+    async def _read(self, call: Any) -> None:
+        error: MeshError = _unreachable()
+        try:
+            while (answer := await call.read()) is not grpc.aio.EOF:
+                number = getattr(answer, "batch_id", 0) or getattr(answer, "request_number", 0)
+                future = self._pending.get(number)
+                if future is not None and not future.done():
+                    future.set_result(answer)
+                elif self._on_other is not None:
+                    self._on_other(answer)
+            code = await call.code()
+            if code is not grpc.StatusCode.OK:
+                log.info("storage_stream_ended", code=code.name)
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as broken:
+            log.info("storage_stream_broken", kind=type(broken).__name__)
+        finally:
+            call.cancel()
+            for future in self._pending.values():
+                if not future.done():
+                    future.set_exception(error)
+                    future.exception()
+
+
+class GrpcStorage:
+    """The task store behind a channel. `on_ready` hears which agents have ready work."""
+
+    def __init__(self, channel: grpc.aio.Channel, token: str, router_id: str, on_ready: Any) -> None:
+        self._stub: Any = pb_grpc.TaskStoreServiceStub(channel)
+        self._metadata = rpc_client.bearer(token)
+        self._router_id = router_id
+        self._on_ready = on_ready
+        self._commits = _Exchange(self._stub.CommitStream, self._metadata)
+        self._claims = _Exchange(self._stub.ClaimTasks, self._metadata, self._hint)
+        self._batcher: Batcher[pb.Mutation, pb.MutationResult] = Batcher(
+            self._send,
+            max_items=_MAX_BATCH,
+            max_bytes=_MAX_BATCH_BYTES,
+            size_of=pb.Mutation.ByteSize,
+            max_queued=_MAX_QUEUED,
+            max_in_flight=2,
+            overlap_at=_OVERLAP_AT,
+            ticks=2,
+            name="storage",
+        )
+
+    async def commit(self, mutation: pb.Mutation) -> pb.MutationResult:
+        """See Storage."""
+        result = await self.commit_soon(mutation)
+        if result.HasField("error"):
+            raise from_status(result.error)
+        return result
+
+    def commit_soon(self, mutation: pb.Mutation) -> asyncio.Future[pb.MutationResult]:
+        """See Storage; raises ResourceExhausted when too much waits."""
+        try:
+            return self._batcher.submit_nowait(mutation)
+        except QueueFull as error:
+            raise ResourceExhausted("the router is too far behind", reason="QUEUE_FULL", retry_after_s=0.5) from error
+
+    async def claim(self, offers: Sequence[pb.SlotOffer]) -> list[pb.ClaimedTask]:
+        """See Storage."""
+        number = self._claims.next_number()
+        request = pb.ClaimTasksRequest(request_number=number, offers=offers)
+        answer: pb.ClaimTasksResponse = await self._claims.ask(number, request, _COMMIT_TIMEOUT_S)
+        return list(answer.tasks)
+
+    async def listen_for_ready(self) -> None:
+        """Keep the claim stream open, so that hints come in; returns when it breaks."""
+        self._claims.open()
+        await self._claims.broken()
+
+    async def get_task(self, tenant: str, task_id: str) -> task_pb2.Task:
+        """See Storage."""
+        answer = await self._unary(self._stub.GetTask, pb.GetTaskRequest(tenant=tenant, task_id=task_id))
+        task: task_pb2.Task = answer.task
+        return task
+
+    async def list_tasks(
+        self, tenant: str, request: task_service_pb2.ListTasksRequest
+    ) -> task_service_pb2.ListTasksResponse:
+        """See Storage."""
+        answer = await self._unary(self._stub.ListTasks, pb.ListTasksRequest(tenant=tenant, request=request))
+        return task_service_pb2.ListTasksResponse(tasks=answer.tasks, next_page_token=answer.next_page_token)
+
+    async def read_log(self, tenant: str, task_id: str, after_sequence: int) -> LogPage:
+        """See Storage."""
+        request = pb.ReadEventsRequest(tenant=tenant, task_id=task_id, after_sequence=after_sequence)
+        answer = await self._unary(self._stub.ReadEvents, request)
+        chunks = [StoredChunk(c.attempt, c.first_sequence, c.event_count, c.events) for c in answer.chunks]
+        return LogPage(chunks, answer.last_sequence, answer.state in TERMINAL)
+
+    async def read_steps(self, tenant: str, task_id: str, page_token: str) -> tuple[list[runner_pb.StepRecord], str]:
+        """See Storage."""
+        request = pb.ReadStepsRequest(tenant=tenant, task_id=task_id, page_token=page_token)
+        answer = await self._unary(self._stub.ReadSteps, request)
+        return list(answer.steps), answer.next_page_token
+
+    async def list_agents(self) -> list[task_pb2.Agent]:
+        """See Storage."""
+        return list((await self._unary(self._stub.ListAgents, pb.ListAgentsRequest())).agents)
+
+    async def heads(self) -> AsyncIterator[list[pb.TaskHead]]:
+        """See Storage."""
+        request = pb.WatchEventsRequest(router_id=self._router_id)
+        async with rpc_client.streaming(self._stub.WatchEvents, request, metadata=self._metadata) as call:
+            await call.wait_for_connection()
+            yield []
+            async for news in call:
+                yield list(news.heads)
+
+    async def ping(self) -> bool:
+        """Say whether storage answers."""
+        await self.list_agents()
+        return True
+
+    async def aclose(self) -> None:
+        """Commit what waits and close the streams."""
+        try:
+            async with asyncio.timeout(_COMMIT_TIMEOUT_S):
+                await self._batcher.aclose()
+        except TimeoutError:
+            log.warning("commits_abandoned", queued=self._batcher.queued)
+        self._commits.close()
+        self._claims.close()
+
+    async def _send(self, mutations: list[pb.Mutation]) -> list[pb.MutationResult | BaseException]:
+        number = self._commits.next_number()
+        request = pb.CommitStreamRequest(batch_id=number, mutations=mutations, router_id=self._router_id)
+        answer: pb.CommitStreamResponse = await self._commits.ask(number, request, _COMMIT_TIMEOUT_S)
+        return list(answer.results)
+
+    async def _unary(self, method: Any, request: Any) -> Any:
+        return await rpc_client.unary(method, request, timeout_s=_CALL_TIMEOUT_S, metadata=self._metadata)
+
+    def _hint(self, answer: pb.ClaimTasksResponse) -> None:
+        if answer.ready_agents:
+            self._on_ready(set(answer.ready_agents))
+
+
+def _unreachable() -> Unavailable:
+    return Unavailable("storage can't be reached", reason="STORAGE_UNAVAILABLE", retry_after_s=1)

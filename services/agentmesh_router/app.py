@@ -1,0 +1,144 @@
+"""The composition root of the router."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+from agentmesh.api.artifact.v1 import artifact_service_pb2
+from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+from agentmesh.api.task.v1 import task_service_pb2
+from agentmesh.kit import lifecycle, names, rpc_client, telemetry
+from agentmesh.kit.auth import PUBLIC, Keyring
+from agentmesh.kit.clock import SystemClock, duration
+from agentmesh.kit.errors import MeshError
+from agentmesh.kit.ids import incarnation_of
+from agentmesh.kit.settings import Settings
+from agentmesh_router.adapters.runner_link import RunnerConnection
+from agentmesh_router.adapters.storage import GrpcStorage
+from agentmesh_router.artifact_api import ArtifactApi
+from agentmesh_router.attempts import Attempts
+from agentmesh_router.catalog import Catalog
+from agentmesh_router.discovery import Discovery
+from agentmesh_router.domain import RetryPolicy
+from agentmesh_router.grpc_api import TaskApi
+from agentmesh_router.hub import Hub
+from agentmesh_router.runners import Runners
+from agentmesh_router.scheduler import Scheduler
+from agentmesh_router.service import TaskEngine
+
+log = telemetry.logger(__name__)
+
+_POLL_S = 10.0
+_WATCH_DEADLINES_S = 1.0
+_RECONNECT_S = 0.2
+
+
+async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> lifecycle.Built:
+    """Put the router together."""
+    clock = SystemClock()
+    token = keyring.role_token(names.ROUTER)
+    router_id = incarnation_of(names.ROUTER)
+    tasks = settings.tasks
+    policy = RetryPolicy(tasks.max_attempts, tasks.initial_backoff_s, tasks.max_backoff_s)
+    ca = settings.services.tls.ca
+
+    channel = rpc_client.open_channel(settings.services.storage.addresses[0], ca=ca)
+    bulk_channel = rpc_client.open_channel(settings.services.storage.addresses[0], ca=ca)
+    stack.push_async_callback(channel.close)
+    stack.push_async_callback(bulk_channel.close)
+    hub, scheduler, catalog = Hub(), Scheduler(), Catalog()
+    storage = GrpcStorage(channel, token, router_id, scheduler.ready)
+    stack.push_async_callback(storage.aclose)
+    attempts = Attempts(storage, hub, scheduler, keyring, clock, lease_ttl_s=tasks.lease_ttl_s)
+    engine = TaskEngine(
+        storage,
+        hub,
+        scheduler,
+        attempts,
+        catalog,
+        clock,
+        policy=policy,
+        default_timeout_s=tasks.default_timeout_s,
+    )
+    runners = Runners(storage, scheduler, attempts, catalog, engine, policy=policy, lease_ttl_s=tasks.lease_ttl_s)
+    hello = runner_pb.RouterHello(router_id=router_id, lease_ttl=duration(tasks.lease_ttl_s))
+
+    async def connect(address: str) -> None:
+        runner_channel = rpc_client.open_channel(address, ca=ca)
+        connection = RunnerConnection(
+            address,
+            runner_channel,
+            token,
+            hello,
+            on_hello=runners.welcome,
+            on_message=runners.hear,
+            on_lost=runners.lose,
+        )
+        try:
+            await connection.run()
+        finally:
+            await runner_channel.close()
+
+    for work in (
+        _learn_agents(storage, catalog),
+        storage_hints(storage),
+        engine.follow_news(),
+        scheduler.claim_forever(storage, engine.begin_claimed),
+        Discovery(settings.services.runner.addresses, connect).run(),
+        _every(_POLL_S, hub.doubt_all),
+        _every(_WATCH_DEADLINES_S, attempts.stop_overdue),
+    ):
+        _in_background(work, stack)
+    task_service = task_service_pb2.DESCRIPTOR.services_by_name["TaskService"]
+    artifact_service = artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"]
+    return lifecycle.Built(
+        services=[
+            (task_service, TaskApi(engine, scheduler), PUBLIC),
+            (artifact_service, ArtifactApi(bulk_channel, token), PUBLIC),
+        ],
+        checks={"storage": storage.ping},
+    )
+
+
+async def storage_hints(storage: GrpcStorage) -> None:
+    """Listen for ready work until cancelled."""
+    while True:
+        await storage.listen_for_ready()
+        await asyncio.sleep(_RECONNECT_S)
+
+
+async def _learn_agents(storage: GrpcStorage, catalog: Catalog) -> None:
+    while True:
+        try:
+            catalog.announce(await storage.list_agents())
+            return
+        except MeshError:
+            await asyncio.sleep(_RECONNECT_S)
+
+
+async def _every(interval_s: float, action: Any) -> None:
+    while True:
+        await asyncio.sleep(interval_s)
+        action()
+
+
+def _in_background(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
+    task = asyncio.create_task(work)
+    task.add_done_callback(_report)
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.wait({task})
+
+    stack.push_async_callback(end)
+
+
+def _report(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("background_work_died", exc_info=task.exception())
+
+
+def serve(settings: Settings) -> None:
+    """Run the router as a process."""
+    lifecycle.run(names.ROUTER, settings, build)

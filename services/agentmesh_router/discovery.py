@@ -1,0 +1,62 @@
+"""Finds runners: static addresses as they are, names by DNS, looked up again and again."""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from agentmesh.kit import telemetry
+
+log = telemetry.logger(__name__)
+
+_RESOLVE_INTERVAL_S = 5.0
+
+
+async def resolve(address: str) -> set[str]:
+    """Return every ip:port that a host:port stands for."""
+    host, _, port = address.rpartition(":")
+    bare = host.strip("[]")
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        loop = asyncio.get_running_loop()
+        infos = await loop.getaddrinfo(bare, int(port), type=socket.SOCK_STREAM)
+        found = {info[4][0] for info in infos}
+        if bare == "localhost":
+            found = {"127.0.0.1"}
+        return {f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}" for ip in found}
+    return {address}
+
+
+class Discovery:
+    """Keeps one task running for each address that the configured names stand for now."""
+
+    def __init__(self, addresses: Sequence[str], connect: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+        self._addresses = addresses
+        self._connect = connect
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Look up until cancelled, then let go of every connection."""
+        try:
+            while True:
+                await self._look_up()
+                await asyncio.sleep(_RESOLVE_INTERVAL_S)
+        finally:
+            for task in self._running.values():
+                task.cancel()
+            await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def _look_up(self) -> None:
+        found: set[str] = set()
+        for address in self._addresses:
+            try:
+                found |= await resolve(address)
+            except OSError:
+                log.warning("name_not_resolved", address=address)
+                return  # a name that fails for a moment must not cost its runners their connections
+        for address in found - self._running.keys():
+            self._running[address] = asyncio.create_task(self._connect(address))
+        for address in self._running.keys() - found:
+            self._running.pop(address).cancel()

@@ -1,0 +1,43 @@
+"""What the router needs from storage and from a runner's stream."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
+from agentmesh.api.task.v1 import task_pb2, task_service_pb2
+from agentmesh_router.hub import LogPage
+
+
+class Storage(Protocol):
+    """The task store, as routers see it. Every method raises Unavailable while it can't be reached."""
+
+    async def commit(self, mutation: pb.Mutation) -> pb.MutationResult:
+        """Apply a mutation, batched with those of others; return after COMMIT. Raises what it was refused with."""
+
+    def commit_soon(self, mutation: pb.Mutation) -> asyncio.Future[pb.MutationResult]:
+        """Queue a mutation behind those queued before; a refusal is in the result's `error`."""
+
+    async def claim(self, offers: Sequence[pb.SlotOffer]) -> list[pb.ClaimedTask]:
+        """Claim ready tasks for free slots."""
+
+    async def get_task(self, tenant: str, task_id: str) -> task_pb2.Task:
+        """Return a task."""
+
+    async def list_tasks(
+        self, tenant: str, request: task_service_pb2.ListTasksRequest
+    ) -> task_service_pb2.ListTasksResponse:
+        """Return a page of tasks."""
+
+    async def read_log(self, tenant: str, task_id: str, after_sequence: int) -> LogPage:
+        """Return chunks of a log."""
+
+    async def read_steps(self, tenant: str, task_id: str, page_token: str) -> tuple[list[runner_pb.StepRecord], str]:
+        """Return a page of a journal and the token of the next."""
+
+    async def list_agents(self) -> list[task_pb2.Agent]:
+        """Return every agent that was ever announced."""
+
+    def heads(self) -> AsyncIterator[list[pb.TaskHead]]:
+        """Return the news of other routers and of storage itself; ends when the stream breaks."""

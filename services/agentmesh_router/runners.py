@@ -1,0 +1,141 @@
+"""What the router does with its runners: takes them in, renews their leases, adopts what they still run."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
+from agentmesh.kit import telemetry
+from agentmesh.kit.clock import duration, to_ms
+from agentmesh.kit.errors import MeshError, StaleAttempt
+from agentmesh_router import wire
+from agentmesh_router.adapters.runner_link import RunnerLink
+from agentmesh_router.attempts import Attempt, Attempts
+from agentmesh_router.catalog import Catalog
+from agentmesh_router.domain import RetryPolicy
+from agentmesh_router.outcomes import Standing
+from agentmesh_router.ports import Storage
+from agentmesh_router.scheduler import Scheduler
+from agentmesh_router.service import TaskEngine
+
+log = telemetry.logger(__name__)
+
+Stop = runner_pb.StopAttempt
+
+
+class Runners:
+    """Speaks with every runner. `lease_ttl_s` is how long a lease lasts without renewal."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        scheduler: Scheduler,
+        attempts: Attempts,
+        catalog: Catalog,
+        engine: TaskEngine,
+        *,
+        policy: RetryPolicy,
+        lease_ttl_s: float,
+    ) -> None:
+        self._storage = storage
+        self._scheduler = scheduler
+        self._attempts = attempts
+        self._catalog = catalog
+        self._engine = engine
+        self._policy = policy
+        self._lease_ttl_s = lease_ttl_s
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def welcome(self, address: str, hello: runner_pb.RunnerHello) -> RunnerLink:
+        """Take in a runner that presented itself; what it runs already is adopted or stopped."""
+        link = RunnerLink(address, hello)
+        await self._renew(link, 0)
+        await self._announce(hello)
+        for resume in hello.running:
+            await self._adopt(link, resume)
+        sync = pb.SyncRunner(incarnation=link.incarnation, running_task_ids=[r.task_id for r in hello.running])
+        await self._storage.commit(pb.Mutation(sync_runner=sync))
+        self._scheduler.add(link)
+        return link
+
+    async def hear(self, link: RunnerLink, message: runner_pb.ExecuteTasksResponse) -> None:
+        """Take in what a runner says."""
+        for batch in message.events:
+            self._attempts.take(link, batch)
+        for notice in message.waiting:
+            self._attempts.wait(link, notice)
+        for spawn in message.spawns:
+            self._later(self._engine.spawn(link, spawn))
+        if message.HasField("heartbeat"):
+            link.draining = message.heartbeat.draining
+            self._later(self._renew(link, message.heartbeat.number))
+        if message.HasField("hello"):
+            link.update(message.hello)
+            self._later(self._announce(message.hello))
+            self._scheduler.ready(link.agents)
+
+    def lose(self, link: RunnerLink) -> None:
+        """Hear that a runner's stream broke."""
+        self._scheduler.remove(link)
+        self._attempts.lost(link)
+
+    async def _renew(self, link: RunnerLink, heartbeat: int) -> None:
+        renew = pb.RenewLease(incarnation=link.incarnation, name=link.name, ttl=duration(self._lease_ttl_s))
+        try:
+            await self._storage.commit(pb.Mutation(renew=renew))
+        except StaleAttempt:
+            log.warning("lease_lost", runner=link.incarnation)
+            link.send(lease=runner_pb.LeaseRenewed(heartbeat=heartbeat))
+            self._scheduler.remove(link)
+            for attempt in self._attempts.of(link):
+                self._attempts.forget(attempt)
+            return
+        link.send(lease=runner_pb.LeaseRenewed(heartbeat=heartbeat, ttl=duration(self._lease_ttl_s)))
+        self._attempts.renew_tokens(link)
+
+    async def _announce(self, hello: runner_pb.RunnerHello) -> None:
+        changed = self._catalog.announce(hello.agents)
+        if changed:
+            await self._storage.commit(pb.Mutation(announce=pb.AnnounceAgents(agents=changed)))
+
+    async def _adopt(self, link: RunnerLink, resume: runner_pb.Resume) -> None:
+        change = pb.AdoptAttempt(task_id=resume.task_id, attempt=resume.attempt, incarnation=link.incarnation)
+        try:
+            result = await self._storage.commit(pb.Mutation(tenant=resume.tenant, adopt=change))
+        except MeshError as error:
+            log.info("attempt_not_adopted", task_id=resume.task_id, attempt=resume.attempt, reason=error.reason)
+            link.send(stops=[Stop(task_id=resume.task_id, attempt=resume.attempt, reason=Stop.REASON_STALE)])
+            return
+        task = result.task
+        standing = Standing(
+            tenant=resume.tenant,
+            policy=wire.retry_policy_of(task.spec, self._policy),
+            failures=task.failures,
+            asking=task.HasField("input_request"),
+        )
+        attempt = Attempt(
+            task_id=task.id,
+            attempt=task.attempt,
+            agent=task.spec.agent,
+            link=link,
+            standing=standing,
+            deadline=time.monotonic() + self._engine.time_left_s(task),
+        )
+        self._attempts.adopt(attempt, result.acked_offset)
+        log.info("attempt_adopted", task_id=task.id, attempt=task.attempt, runner=link.incarnation)
+        if task.HasField("cancel_requested_time") and to_ms(task.cancel_requested_time):
+            self._attempts.stop(attempt, Stop.REASON_CANCELED)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._guarded(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    @staticmethod
+    async def _guarded(work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except MeshError as error:
+            log.warning("runner_message_failed", reason=error.reason)

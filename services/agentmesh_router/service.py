@@ -1,0 +1,452 @@
+"""The task engine: accepts tasks, starts them, steers them."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
+from agentmesh.api.task.v1 import events_pb2, task_pb2, task_service_pb2
+from agentmesh.api.types.v1 import types_pb2
+from agentmesh.kit import telemetry
+from agentmesh.kit.clock import Clock, duration, timestamp, to_ms
+from agentmesh.kit.errors import InvalidRequest, MeshError, WrongState, from_status, to_status
+from agentmesh.kit.ids import is_id, new_id
+from agentmesh_router import wire
+from agentmesh_router.adapters.runner_link import RunnerLink
+from agentmesh_router.attempts import Attempt, Attempts, assignment_for
+from agentmesh_router.catalog import Catalog
+from agentmesh_router.domain import DEFAULT_PRIORITY, MAX_REQUEST_ID, RetryPolicy, request_hash, violations_of
+from agentmesh_router.hub import Hub, Subscription
+from agentmesh_router.outcomes import Standing
+from agentmesh_router.ports import Storage
+from agentmesh_router.scheduler import Scheduler
+
+log = telemetry.logger(__name__)
+
+Stop = runner_pb.StopAttempt
+
+_MAX_HISTORY = 50
+_MAX_HISTORY_BYTES = 256 * 1024
+_RECONNECT_S = 0.2
+
+
+@dataclass(slots=True)
+class Accepted:
+    """A durable task. `task` is set if it existed before."""
+
+    task_id: str
+    result: pb.MutationResult
+    spec: task_pb2.TaskSpec
+    request_id: str
+
+    def task(self) -> task_pb2.Task:
+        """Return the task as it stands."""
+        result = self.result
+        if result.HasField("task"):
+            return result.task
+        created = timestamp(wire.first_time_ms(result.events))
+        return task_pb2.Task(
+            id=self.task_id,
+            request_id=self.request_id,
+            spec=self.spec,
+            state=result.state,
+            attempt=result.attempt,
+            last_sequence=result.last_sequence,
+            create_time=created,
+            start_time=created if result.claimed else None,
+        )
+
+
+class TaskEngine:
+    """Everything that TaskService can ask for, free of gRPC."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        hub: Hub,
+        scheduler: Scheduler,
+        attempts: Attempts,
+        catalog: Catalog,
+        clock: Clock,
+        *,
+        policy: RetryPolicy,
+        default_timeout_s: float,
+    ) -> None:
+        self.storage = storage
+        self.hub = hub
+        self.catalog = catalog
+        self._scheduler = scheduler
+        self._attempts = attempts
+        self._clock = clock
+        self._policy = policy
+        self._default_timeout_s = default_timeout_s
+        self._background: set[asyncio.Task[None]] = set()
+        attempts.on_ended = self._child_ended
+
+    # -- accepting ----------------------------------------------------------------------------------------
+
+    def accept(
+        self,
+        tenant: str,
+        request_id: str,
+        spec: task_pb2.TaskSpec,
+        traceparent: str,
+        *,
+        subscribe: Callable[[str], Subscription] | None = None,
+        retry_of: str = "",
+        inherit_journal: bool = False,
+    ) -> asyncio.Future[Accepted]:
+        """Validate a task and queue its commit; the future is done after COMMIT.
+
+        `subscribe` makes a subscription for the task's id; it hears the task from its first event. Raises
+        InvalidRequest with every field that is wrong.
+        """
+        self._validate(spec, request_id)
+        create = self._create(spec, request_id, traceparent)
+        create.retry_of, create.inherit_journal = retry_of, inherit_journal
+        link = self._offer_slot(create)
+        subscription = subscribe(create.task_id) if subscribe is not None else None
+        done: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        try:
+            pending = self.storage.commit_soon(pb.Mutation(tenant=tenant, create=create))
+        except MeshError:
+            self._give_up(link, subscription)
+            raise
+        accepted = Accepted(create.task_id, pb.MutationResult(), spec, request_id)
+        pending.add_done_callback(partial(self._created, tenant, create, accepted, link, subscription, done))
+        return done
+
+    def _validate(self, spec: task_pb2.TaskSpec, request_id: str) -> None:
+        violations = violations_of(wire.facts_of(spec))
+        if len(request_id) > MAX_REQUEST_ID:
+            violations.append(("request_id", f"must be at most {MAX_REQUEST_ID} characters"))
+        violations.extend(("spec.artifact_ids", f"{i!r} is not an id") for i in spec.artifact_ids if not is_id(i))
+        if violations:
+            raise InvalidRequest("the task has fields that are wrong", violations=violations)
+        self.catalog.check(spec)
+
+    def _create(self, spec: task_pb2.TaskSpec, request_id: str, traceparent: str) -> pb.CreateTask:
+        body = spec.SerializeToString(deterministic=True)
+        timeout = spec.timeout if spec.HasField("timeout") else duration(self._default_timeout_s)
+        return pb.CreateTask(
+            task_id=new_id(),
+            request_id=request_id,
+            request_hash=request_hash(body) if request_id else b"",
+            spec=body,
+            agent=spec.agent,
+            priority=spec.priority or DEFAULT_PRIORITY,
+            ready_time=spec.start_time if spec.HasField("start_time") else None,
+            timeout=timeout,
+            queue_timeout=spec.queue_timeout if spec.HasField("queue_timeout") else None,
+            context_id=spec.context_id,
+            labels=spec.labels,
+            traceparent=traceparent,
+        )
+
+    def _offer_slot(self, create: pb.CreateTask) -> RunnerLink | None:
+        if to_ms(create.ready_time) > self._clock.now_ms():
+            return None
+        link = self._scheduler.reserve(create.agent)
+        if link is not None:
+            create.claim.incarnation = link.incarnation
+            create.claim.agent_version = link.agents.get(create.agent, "")
+        return link
+
+    def _give_up(self, link: RunnerLink | None, subscription: Subscription | None) -> None:
+        if link is not None:
+            self._scheduler.release(link)
+        if subscription is not None:
+            self.hub.remove(subscription)
+
+    def _created(
+        self,
+        tenant: str,
+        create: pb.CreateTask,
+        accepted: Accepted,
+        link: RunnerLink | None,
+        subscription: Subscription | None,
+        done: asyncio.Future[Accepted],
+        future: "asyncio.Future[pb.MutationResult]",
+    ) -> None:
+        error = future.exception()
+        if error is None and future.result().HasField("error"):
+            error = from_status(future.result().error)
+        if error is not None:
+            self._give_up(link, subscription)
+            if not done.done():
+                done.set_exception(error)
+                done.exception()
+            return
+        result = accepted.result = future.result()
+        if result.existed:
+            self._give_up(link, subscription)
+            accepted.task_id = result.task_id
+        else:
+            self.hub.publish(
+                create.task_id, 0, 1, result.last_sequence, result.events, last=result.last_sequence, terminal=False
+            )
+            self._begin_created(tenant, create, accepted, link)
+        if not done.done():
+            done.set_result(accepted)
+
+    def _begin_created(self, tenant: str, create: pb.CreateTask, accepted: Accepted, link: RunnerLink | None) -> None:
+        result = accepted.result
+        if result.claimed and link is not None:
+            self._begin(
+                link,
+                tenant,
+                task_id=create.task_id,
+                attempt=result.attempt,
+                spec=accepted.spec,
+                failures=0,
+                time_left_s=to_ms(create.timeout) / 1000,
+                traceparent=create.traceparent,
+                journal=create.retry_of and create.inherit_journal,
+            )
+            return
+        if link is not None:
+            self._scheduler.release(link)
+        if to_ms(create.ready_time) <= self._clock.now_ms():
+            self._scheduler.ready({create.agent})
+
+    # -- starting -----------------------------------------------------------------------------------------
+
+    def begin_claimed(self, link: RunnerLink, claimed: pb.ClaimedTask) -> None:
+        """Start an attempt that was claimed from the backlog."""
+        task = claimed.task
+        count = len(events_pb2.EventList.FromString(claimed.events).events)
+        first = claimed.first_sequence
+        self.hub.publish(task.id, task.attempt, first, count, claimed.events, last=first + count - 1, terminal=False)
+        self._begin(
+            link,
+            claimed.tenant,
+            task_id=task.id,
+            attempt=task.attempt,
+            spec=task.spec,
+            failures=task.failures,
+            time_left_s=to_ms(claimed.time_left) / 1000 or self._default_timeout_s,
+            traceparent=claimed.traceparent,
+            steps=claimed.journal,
+            journal_token=claimed.journal_page_token,
+        )
+
+    def _begin(
+        self,
+        link: RunnerLink,
+        tenant: str,
+        *,
+        task_id: str,
+        attempt: int,
+        spec: task_pb2.TaskSpec,
+        failures: int,
+        time_left_s: float,
+        traceparent: str,
+        steps: Any = (),
+        journal_token: str = "",
+        journal: object = False,
+    ) -> None:
+        standing = Standing(tenant=tenant, policy=wire.retry_policy_of(spec, self._policy), failures=failures)
+        running = Attempt(
+            task_id=task_id,
+            attempt=attempt,
+            agent=spec.agent,
+            link=link,
+            standing=standing,
+            deadline=time.monotonic() + time_left_s,
+        )
+        assignment = assignment_for(spec, time_left_s=time_left_s, traceparent=traceparent)
+        assignment.journal.extend(steps)
+        assignment.journal_continues = bool(journal_token or journal)
+        if spec.context_id:
+            self._later(self._assign_with_history(running, assignment, journal_token))
+            return
+        self._attempts.assign(running, assignment)
+        if assignment.journal_continues:
+            self._later(self._send_journal(running, journal_token))
+
+    async def _assign_with_history(self, running: Attempt, assignment: runner_pb.Assignment, token: str) -> None:
+        try:
+            history = await self._history(running.standing.tenant, assignment.spec.context_id, running.task_id)
+            assignment.history.extend(history)
+        except MeshError as error:
+            log.warning("history_not_read", task_id=running.task_id, reason=error.reason)
+        self._attempts.assign(running, assignment)
+        if assignment.journal_continues:
+            await self._send_journal(running, token)
+
+    async def _send_journal(self, running: Attempt, token: str) -> None:
+        while running.link.up and not running.over:
+            try:
+                steps, token = await self.storage.read_steps(running.standing.tenant, running.task_id, token)
+            except MeshError:
+                await asyncio.sleep(_RECONNECT_S)
+                continue
+            page = runner_pb.JournalPage(
+                task_id=running.task_id, attempt=running.attempt, journal=steps, last=not steps
+            )
+            running.link.send(journal_pages=[page])
+            if not steps:
+                return
+
+    async def _history(self, tenant: str, context_id: str, task_id: str) -> list[types_pb2.Message]:
+        request = task_service_pb2.ListTasksRequest(
+            context_id=context_id, states=[events_pb2.TASK_STATE_COMPLETED], page_size=_MAX_HISTORY
+        )
+        messages: list[types_pb2.Message] = []
+        size = 0
+        for task in (await self.storage.list_tasks(tenant, request)).tasks:
+            if task.id == task_id:
+                continue
+            for role, text in ((types_pb2.ROLE_AGENT, task.result.text), (types_pb2.ROLE_USER, task.spec.prompt)):
+                size += len(text)
+                if text and size <= _MAX_HISTORY_BYTES:
+                    part = types_pb2.Part(text=text)
+                    messages.append(types_pb2.Message(role=role, parts=[part], task_id=task.id, context_id=context_id))
+        return messages[::-1]
+
+    # -- steering -----------------------------------------------------------------------------------------
+
+    async def cancel(self, tenant: str, task_id: str) -> task_pb2.Task:
+        """Ask for a task to stop; return it as it stands."""
+        result = await self.storage.commit(pb.Mutation(tenant=tenant, cancel=pb.CancelTask(task_id=task_id)))
+        self._publish_own(result, 1)
+        attempt = self._attempts.get(task_id)
+        if attempt is not None and not result.first_sequence:
+            self._attempts.stop(attempt, Stop.REASON_CANCELED)
+        if result.parent_id:
+            self._child_ended(tenant, task_id, result.parent_id)
+        return result.task
+
+    async def give_input(self, tenant: str, task_id: str, input_id: str, message: types_pb2.Message) -> task_pb2.Task:
+        """Answer a question; return the task as it stands."""
+        if not input_id:
+            raise InvalidRequest("a field is wrong", violations=[("input_id", "is needed")])
+        message.role = types_pb2.ROLE_USER
+        message.task_id = task_id
+        change = pb.GiveInput(task_id=task_id, input_id=input_id, message=message.SerializeToString())
+        result = await self.storage.commit(pb.Mutation(tenant=tenant, input=change))
+        self._publish_own(result, 2)
+        attempt = self._attempts.get(task_id)
+        if attempt is not None and not attempt.over:
+            attempt.standing.asking = False
+            delivery = runner_pb.DeliverInput(
+                task_id=task_id, attempt=attempt.attempt, input_id=input_id, message=message
+            )
+            attempt.link.send(inputs=[delivery])
+        else:
+            self._scheduler.ready({result.task.spec.agent})
+        return result.task
+
+    async def retry(
+        self, tenant: str, task_id: str, request_id: str, traceparent: str, *, inherit_journal: bool
+    ) -> Accepted:
+        """Submit an ended task anew."""
+        old = await self.storage.get_task(tenant, task_id)
+        if old.state not in wire.TERMINAL:
+            raise WrongState("the task has not ended yet", reason="TASK_NOT_ENDED")
+        old.spec.ClearField("start_time")
+        return await self.accept(
+            tenant, request_id, old.spec, traceparent, retry_of=task_id, inherit_journal=inherit_journal
+        )
+
+    async def spawn(self, link: RunnerLink, spawn: runner_pb.SpawnChild) -> None:
+        """Commit a child and tell its parent."""
+        parent = self._attempts.get(spawn.task_id)
+        if parent is None or parent.attempt != spawn.attempt:
+            return
+        update = runner_pb.ChildUpdate(task_id=spawn.task_id, attempt=spawn.attempt, step_key=spawn.step_key)
+        tenant = parent.standing.tenant
+        try:
+            self._validate(spawn.spec, "")
+            create = self._create(spawn.spec, "", "")
+            slot = self._offer_slot(create)
+            change = pb.SpawnTask(
+                parent_id=spawn.task_id, parent_attempt=spawn.attempt, step_key=spawn.step_key, child=create
+            )
+            try:
+                result = await self.storage.commit(pb.Mutation(tenant=tenant, spawn=change))
+            except BaseException:
+                self._give_up(slot, None)
+                raise
+        except MeshError as error:
+            update.error.CopyFrom(to_status(error))
+            link.send(children=[update])
+            return
+        self.hub.doubt(spawn.task_id)
+        update.child.CopyFrom(result.task)
+        link.send(children=[update])
+        if result.existed:
+            self._give_up(slot, None)
+            return
+        accepted = Accepted(create.task_id, result, spawn.spec, "")
+        self._begin_created(tenant, create, accepted, slot)
+
+    # -- news ---------------------------------------------------------------------------------------------
+
+    async def follow_news(self) -> None:
+        """Take in what others commit, until cancelled; whoever watches looks again after a break."""
+        while True:
+            try:
+                async for heads in self.storage.heads():
+                    if not heads:
+                        self.hub.doubt_all()
+                    for head in heads:
+                        self._news(head)
+            except MeshError as error:
+                log.info("news_broken", reason=error.reason)
+            await asyncio.sleep(_RECONNECT_S)
+
+    def _news(self, head: pb.TaskHead) -> None:
+        terminal = head.state in wire.TERMINAL
+        self.hub.grown(head.task_id, head.last_sequence, terminal=terminal)
+        attempt = self._attempts.get(head.task_id)
+        if attempt is not None and terminal:
+            self._attempts.stop(attempt, Stop.REASON_STALE)
+            self._attempts.forget(attempt)
+        elif attempt is not None and head.cancel_requested:
+            self._attempts.stop(attempt, Stop.REASON_CANCELED)
+        if terminal and head.parent_id:
+            self._child_ended(head.tenant, head.task_id, head.parent_id)
+
+    def _child_ended(self, tenant: str, task_id: str, parent_id: str) -> None:
+        self.hub.doubt(parent_id)
+        parent = self._attempts.get(parent_id)
+        if parent is not None:
+            self._later(self._tell_parent(parent, tenant, task_id))
+
+    async def _tell_parent(self, parent: Attempt, tenant: str, child_id: str) -> None:
+        child = await self.storage.get_task(tenant, child_id)
+        parent.link.send(children=[runner_pb.ChildUpdate(task_id=parent.task_id, attempt=parent.attempt, child=child)])
+
+    def _publish_own(self, result: pb.MutationResult, count: int) -> None:
+        if result.first_sequence:
+            self.hub.publish(
+                result.task_id,
+                result.events_attempt,
+                result.first_sequence,
+                count,
+                result.events,
+                last=result.last_sequence,
+                terminal=result.state in wire.TERMINAL,
+            )
+
+    def time_left_s(self, task: task_pb2.Task) -> float:
+        """Return the seconds that a running task has left."""
+        timeout_s = to_ms(task.spec.timeout) / 1000 if task.spec.HasField("timeout") else self._default_timeout_s
+        return timeout_s - (self._clock.now_ms() - to_ms(task.start_time)) / 1000
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._guarded(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    @staticmethod
+    async def _guarded(work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except MeshError as error:
+            log.warning("work_failed", reason=error.reason)

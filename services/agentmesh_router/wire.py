@@ -1,0 +1,110 @@
+"""Between the contract's messages and the router's rules, and chunks as bytes."""
+
+from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import Struct, Value
+
+from agentmesh.api.task.v1 import events_pb2, task_pb2
+from agentmesh.kit.clock import timestamp, to_ms
+from agentmesh_router.domain import RetryPolicy, SpecFacts
+
+_CHUNKS_TAG = b"\x0a"  # field 1, length-delimited: `chunks` of every streaming response
+TERMINAL = frozenset(
+    {
+        events_pb2.TASK_STATE_COMPLETED,
+        events_pb2.TASK_STATE_FAILED,
+        events_pb2.TASK_STATE_CANCELED,
+        events_pb2.TASK_STATE_REJECTED,
+    }
+)
+
+
+def encode_chunk(task_id: str, attempt: int, first_sequence: int, events: bytes) -> bytes:
+    """Write a chunk as field 1 of a response, from its head and its events as they were stored."""
+    head = events_pb2.EventChunk(task_id=task_id, attempt=attempt, first_sequence=first_sequence)
+    data = head.SerializeToString() + events
+    return _CHUNKS_TAG + _varint(len(data)) + data
+
+
+def cut(events: bytes, skip: int) -> bytes:
+    """Drop the first events of a serialised EventList."""
+    whole = events_pb2.EventList.FromString(events)
+    rest: bytes = events_pb2.EventList(events=whole.events[skip:]).SerializeToString()
+    return rest
+
+
+def facts_of(spec: task_pb2.TaskSpec) -> SpecFacts:
+    """Read what validation looks at."""
+    return SpecFacts(
+        agent=spec.agent,
+        prompt_chars=len(spec.prompt),
+        has_content=bool(spec.prompt.strip() or spec.input or spec.artifact_ids or spec.parameters.fields),
+        priority=spec.priority,
+        timeout_s=_seconds(spec.timeout) if spec.HasField("timeout") else None,
+        queue_timeout_s=_seconds(spec.queue_timeout) if spec.HasField("queue_timeout") else None,
+        idle_timeout_s=_seconds(spec.idle_timeout) if spec.HasField("idle_timeout") else None,
+        artifact_ids=spec.artifact_ids,
+        labels=list(spec.labels.items()) if spec.labels else (),
+        context_id=spec.context_id,
+        max_attempts=spec.retry.max_attempts if spec.HasField("retry") else 0,
+    )
+
+
+def retry_policy_of(spec: task_pb2.TaskSpec, default: RetryPolicy) -> RetryPolicy:
+    """Read a task's retry policy, with the mesh's defaults for what it leaves open."""
+    if not spec.HasField("retry"):
+        return default
+    retry = spec.retry
+    return RetryPolicy(
+        max_attempts=retry.max_attempts or default.max_attempts,
+        initial_backoff_s=_seconds(retry.initial_backoff) or default.initial_backoff_s,
+        max_backoff_s=_seconds(retry.max_backoff) or default.max_backoff_s,
+        non_retryable_reasons=frozenset(retry.non_retryable_reasons),
+    )
+
+
+def to_python(struct: Struct) -> dict[str, Any]:
+    """Read a Struct; a number without a fraction becomes an int, as JSON Schema wants it."""
+    return {name: _plain(value) for name, value in struct.fields.items()}
+
+
+def state_event(state: events_pb2.TaskState.ValueType, now_ms: int, **fields: Any) -> bytes:
+    """Write a state_changed event as a serialised EventList."""
+    event = events_pb2.TaskEvent(time=timestamp(now_ms), state_changed=events_pb2.StateChanged(state=state, **fields))
+    data: bytes = events_pb2.EventList(events=[event]).SerializeToString()
+    return data
+
+
+def first_time_ms(events: bytes) -> int:
+    """Return the time of the first event of a serialised EventList."""
+    return to_ms(events_pb2.EventList.FromString(events).events[0].time)
+
+
+def _plain(value: Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() else number
+    if kind == "string_value":
+        return value.string_value
+    if kind == "bool_value":
+        return value.bool_value
+    if kind == "struct_value":
+        return to_python(value.struct_value)
+    if kind == "list_value":
+        return [_plain(item) for item in value.list_value.values]
+    return None
+
+
+def _seconds(value: Duration) -> float:
+    return value.seconds + value.nanos / 1e9
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
