@@ -78,7 +78,7 @@ class Attempts:
 
     def adopt(self, attempt: Attempt, acked_offset: int) -> None:
         """Go on with an attempt that already runs."""
-        attempt.link.used += 1
+        attempt.link.use(attempt.agent)
         attempt.expected = acked_offset
         self._add(attempt)
         attempt.link.send(adopted=[self._adopted(attempt)])
@@ -126,9 +126,9 @@ class Attempts:
             return
         attempt.waiting = notice.waiting
         if notice.waiting:
-            self._scheduler.release(link)
+            self._scheduler.release(link, attempt.agent)
         else:
-            link.used += 1
+            link.use(attempt.agent)
 
     # -- what goes down -----------------------------------------------------------------------------------
 
@@ -174,7 +174,7 @@ class Attempts:
         attempt.over = True
         _active.labels(attempt.agent).dec()
         if not attempt.waiting:
-            self._scheduler.release(attempt.link)
+            self._scheduler.release(attempt.link, attempt.agent)
 
     def _committed(
         self, attempt: Attempt, append: pb.AppendEvents, future: "asyncio.Future[pb.MutationResult]"

@@ -56,7 +56,8 @@ class Discovery:
             except OSError:
                 log.warning("name_not_resolved", address=address)
                 return  # a name that fails for a moment must not cost its runners their connections
-        for address in found - self._running.keys():
+        died = {address for address, task in self._running.items() if task.done()}
+        for address in (found - self._running.keys()) | (found & died):
             self._running[address] = asyncio.create_task(self._connect(address))
         for address in self._running.keys() - found:
             self._running.pop(address).cancel()

@@ -73,8 +73,7 @@ class Runners:
             self._later(self._renew(link, message.heartbeat.number))
         if message.HasField("hello"):
             link.update(message.hello)
-            self._later(self._announce(message.hello))
-            self._scheduler.ready(link.agents)
+            self._later(self._greet_again(link, message.hello))
 
     def lose(self, link: RunnerLink) -> None:
         """Hear that a runner's stream broke."""
@@ -94,6 +93,13 @@ class Runners:
             return
         link.send(lease=runner_pb.LeaseRenewed(heartbeat=heartbeat, ttl=duration(self._lease_ttl_s)))
         self._attempts.renew_tokens(link)
+
+    async def _greet_again(self, link: RunnerLink, hello: runner_pb.RunnerHello) -> None:
+        await self._announce(hello)
+        for resume in hello.running:
+            if self._attempts.get(resume.task_id) is None:
+                await self._adopt(link, resume)
+        self._scheduler.ready(link.agents)
 
     async def _announce(self, hello: runner_pb.RunnerHello) -> None:
         changed = self._catalog.announce(hello.agents)

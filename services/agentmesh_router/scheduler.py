@@ -58,15 +58,15 @@ class Scheduler:
         """Reserve a slot for a new task, unless others wait for this agent or no slot is free."""
         if agent in self._backlog:
             return None
-        best = max(self._serving(agent), key=lambda link: link.free, default=None)
-        if best is None or best.free <= 0:
+        best = max(self._serving(agent), key=lambda link: link.free_for(agent), default=None)
+        if best is None or best.free_for(agent) <= 0:
             return None
-        best.used += 1
+        best.use(agent)
         return best
 
-    def release(self, link: RunnerLink, slots: int = 1) -> None:
+    def release(self, link: RunnerLink, agent: str, slots: int = 1) -> None:
         """Give slots back."""
-        link.used -= slots
+        link.use(agent, -slots)
         if self._backlog:
             self._wake.set()
 
@@ -98,9 +98,9 @@ class Scheduler:
         offers = []
         for agent in sorted(self._backlog):
             for link in self._serving(agent):
-                slots = min(link.free, _MAX_CLAIM)
+                slots = min(link.free_for(agent), _MAX_CLAIM)
                 if slots > 0:
-                    link.used += slots
+                    link.use(agent, slots)
                     offers.append(
                         pb.SlotOffer(
                             agent=agent,
@@ -123,7 +123,7 @@ class Scheduler:
             link = self._links.get(offer.incarnation)
             taken = counts.get((offer.agent, offer.incarnation), 0)
             if link is not None and taken < offer.slots:
-                self.release(link, offer.slots - taken)
+                self.release(link, offer.agent, offer.slots - taken)
             if taken == offer.slots:
                 self.ready({offer.agent})
 

@@ -114,7 +114,7 @@ class TaskEngine:
         try:
             pending = self.storage.commit_soon(pb.Mutation(tenant=tenant, create=create))
         except MeshError:
-            self._give_up(link, subscription)
+            self._give_up(create.agent, link, subscription)
             raise
         accepted = Accepted(create.task_id, pb.MutationResult(), spec, request_id)
         pending.add_done_callback(partial(self._created, tenant, create, accepted, link, subscription, done))
@@ -156,9 +156,9 @@ class TaskEngine:
             create.claim.agent_version = link.agents.get(create.agent, "")
         return link
 
-    def _give_up(self, link: RunnerLink | None, subscription: Subscription | None) -> None:
+    def _give_up(self, agent: str, link: RunnerLink | None, subscription: Subscription | None) -> None:
         if link is not None:
-            self._scheduler.release(link)
+            self._scheduler.release(link, agent)
         if subscription is not None:
             self.hub.remove(subscription)
 
@@ -176,14 +176,14 @@ class TaskEngine:
         if error is None and future.result().HasField("error"):
             error = from_status(future.result().error)
         if error is not None:
-            self._give_up(link, subscription)
+            self._give_up(create.agent, link, subscription)
             if not done.done():
                 done.set_exception(error)
                 done.exception()
             return
         result = accepted.result = future.result()
         if result.existed:
-            self._give_up(link, subscription)
+            self._give_up(create.agent, link, subscription)
             accepted.task_id = result.task_id
         else:
             self.hub.publish(
@@ -209,7 +209,7 @@ class TaskEngine:
             )
             return
         if link is not None:
-            self._scheduler.release(link)
+            self._scheduler.release(link, create.agent)
         if to_ms(create.ready_time) <= self._clock.now_ms():
             self._scheduler.ready({create.agent})
 
@@ -370,7 +370,7 @@ class TaskEngine:
             try:
                 result = await self.storage.commit(pb.Mutation(tenant=tenant, spawn=change))
             except BaseException:
-                self._give_up(slot, None)
+                self._give_up(create.agent, slot, None)
                 raise
         except MeshError as error:
             update.error.CopyFrom(to_status(error))
@@ -380,7 +380,7 @@ class TaskEngine:
         update.child.CopyFrom(result.task)
         link.send(children=[update])
         if result.existed:
-            self._give_up(slot, None)
+            self._give_up(create.agent, slot, None)
             return
         accepted = Accepted(create.task_id, result, spawn.spec, "")
         self._begin_created(tenant, create, accepted, slot)

@@ -20,6 +20,7 @@ from agentmesh_storage.service import TaskKeeper
 _SWEEP_INTERVAL_S = 0.25
 _MAX_ARTIFACT_BYTES = 1024**3
 _MAX_LOSSES = 10
+_GRACE_S = 1.0  # routers' streams never end by themselves
 
 
 async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> lifecycle.Built:
@@ -42,6 +43,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
             (artifact_service, artifacts, Access.internal(names.ROUTER, names.RUNNER)),
         ],
         checks={"database": store.ping},
+        grace_s=_GRACE_S,
     )
 
 
@@ -51,7 +53,8 @@ def open_store(settings: Settings) -> TaskStore:
         raise WrongState("this release keeps tasks in SQLite only: remove database.url", reason="NO_SUCH_BACKEND")
     from agentmesh_storage.adapters.sqlite.store import SqliteTaskStore
 
-    return SqliteTaskStore(database_path(settings), max_losses=_MAX_LOSSES)
+    create_tables = settings.database.create_tables
+    return SqliteTaskStore(database_path(settings), max_losses=_MAX_LOSSES, create_tables=create_tables)
 
 
 def serve(settings: Settings) -> None:

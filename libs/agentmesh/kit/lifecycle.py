@@ -33,6 +33,7 @@ class Built:
     services: Sequence[tuple[ServiceDescriptor, object, Access]]
     checks: dict[str, Callable[[], Awaitable[bool]]] = field(default_factory=dict)
     drain: Callable[[], Awaitable[None]] | None = None
+    grace_s: float | None = None  # for calls that are still open after `drain`; the configured time if None
 
 
 Build = Callable[[Settings, Keyring, AsyncExitStack], Awaitable[Built]]
@@ -147,5 +148,5 @@ async def _serve(role: str, settings: Settings, build: Build) -> None:
         checking.cancel()
         if built.drain is not None:
             await built.drain()
-        await server.stop(settings.drain_timeout_s)
+        await server.stop(settings.drain_timeout_s if built.grace_s is None else built.grace_s)
     log.info("stopped", role=role)

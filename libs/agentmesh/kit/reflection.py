@@ -40,7 +40,8 @@ def _describe_v1() -> None:
         file.package = _V1
         for message in file.message_type:
             for field in message.field:
-                field.type_name = field.type_name.replace(_V1ALPHA, _V1)
+                if field.type_name:
+                    field.type_name = field.type_name.replace(_V1ALPHA, _V1)
         for service in file.service:
             for method in service.method:
                 method.input_type = method.input_type.replace(_V1ALPHA, _V1)

@@ -49,7 +49,7 @@ class PortInUse(errors.MeshError):
 class Call:
     """What a handler may know of its call."""
 
-    context: grpc.aio.ServicerContext[Any, Any]
+    context: "grpc.aio.ServicerContext[Any, Any]"
     identity: Identity
     traceparent: str
 
@@ -120,7 +120,7 @@ _MALFORMED = _Malformed()
 
 def _handler(
     method: MethodDescriptor, function: Callable[..., Any], access: Access, authenticator: Authenticator
-) -> grpc.RpcMethodHandler[Any, Any]:
+) -> "grpc.RpcMethodHandler[Any, Any]":
     request_class = GetMessageClass(method.input_type)
     wrapper = _Wrapper(method, function, access, authenticator)
     codec = {"request_deserializer": _deserializer(request_class), "response_serializer": _serialize}

@@ -1,6 +1,7 @@
 """The one ExecuteTasks stream to one runner, kept up: what goes down is merged, what comes up is handed on."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -63,20 +64,33 @@ class RunnerLink:
         self.outbox = Outbox()
         self.up = True
         self.draining = False
-        self.used = 0
         self.slots = 0
         self.agents: dict[str, str] = {}
+        self._agent_slots: dict[str, int] = {}
+        self._used = 0
+        self._used_by: Counter[str] = Counter()
         self.update(hello)
 
     def update(self, hello: pb.RunnerHello) -> None:
         """Take in what the runner says of itself."""
         self.slots = hello.slots
         self.agents = {agent.name: agent.version for agent in hello.agents}
+        self._agent_slots = dict(hello.agent_slots)
 
     @property
     def free(self) -> int:
         """How many attempts it can take now."""
-        return max(0, self.slots - self.used) if self.up and not self.draining else 0
+        return max(0, self.slots - self._used) if self.up and not self.draining else 0
+
+    def free_for(self, agent: str) -> int:
+        """How many attempts of one agent it can take now."""
+        own = self._agent_slots.get(agent)
+        return self.free if own is None else max(0, min(self.free, own - self._used_by[agent]))
+
+    def use(self, agent: str, slots: int = 1) -> None:
+        """Use slots for an agent; negative gives them back."""
+        self._used += slots
+        self._used_by[agent] += slots
 
     def send(self, **fields: Any) -> None:
         """Queue a message down."""

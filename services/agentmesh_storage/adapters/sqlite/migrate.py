@@ -5,7 +5,9 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentmesh.kit.config import database_path
 from agentmesh.kit.errors import WrongState
+from agentmesh.kit.settings import Settings
 
 _FOLDER = Path(__file__).parent / "migrations"
 _TABLE = """CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -67,6 +69,21 @@ def migrate(connection: sqlite3.Connection) -> list[str]:
             raise
         done.append(migration.name)
     return done
+
+
+def command(settings: Settings, action: str, dry_run: bool) -> list[dict[str, str]]:
+    """Do what `agentmesh migrate status|up` asks; return each migration with applied, pending or done."""
+    connection = sqlite3.connect(database_path(settings), isolation_level=None)
+    try:
+        waiting = {migration.name for migration in pending(connection)}
+        done = set(migrate(connection)) if action == "up" and not dry_run else set()
+    finally:
+        connection.close()
+    rows = []
+    for migration in shipped():
+        status = "done" if migration.name in done else "pending" if migration.name in waiting else "applied"
+        rows.append({"name": migration.name, "status": status})
+    return rows
 
 
 def _statements(sql: str) -> list[str]:

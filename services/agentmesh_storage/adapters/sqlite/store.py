@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agentmesh.kit.errors import MeshError, NotFound, Unavailable
-from agentmesh_storage.adapters.sqlite.migrate import migrate
+from agentmesh.kit.errors import MeshError, NotFound, Unavailable, WrongState
+from agentmesh_storage.adapters.sqlite.migrate import migrate, pending
 from agentmesh_storage.adapters.sqlite.rows import (
     ARTIFACT_COLUMNS,
     TASK_COLUMNS,
@@ -62,11 +62,17 @@ def connect(path: Path) -> sqlite3.Connection:
 class SqliteTaskStore:
     """Keeps tasks in one SQLite file. Exactly one process may have it open; the caller holds the lock."""
 
-    def __init__(self, path: Path, *, max_losses: int) -> None:
+    def __init__(self, path: Path, *, max_losses: int, create_tables: bool = True) -> None:
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
         self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-reader")
         connection = connect(path)
-        migrate(connection)
+        if create_tables:
+            migrate(connection)
+        elif waiting := pending(connection):
+            connection.close()
+            raise WrongState(
+                f"the database lacks migration {waiting[0].name}: run agentmesh migrate up", reason="NOT_MIGRATED"
+            )
         self._connection = connection
         self._writer = Writer(connection, max_losses=max_losses)
         self._reader = connect(path)

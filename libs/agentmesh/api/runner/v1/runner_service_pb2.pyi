@@ -621,11 +621,32 @@ class RunnerHello(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AgentSlotsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     INCARNATION_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     AGENTS_FIELD_NUMBER: _builtins.int
     RUNNING_FIELD_NUMBER: _builtins.int
+    AGENT_SLOTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The runner's name."""
     incarnation: _builtins.str
@@ -640,6 +661,12 @@ class RunnerHello(_message.Message):
     def running(self) -> _containers.RepeatedCompositeFieldContainer[Global___Resume]:
         """Attempts that still run from before."""
 
+    @_builtins.property
+    def agent_slots(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many attempts of single agents it takes at once, by name; slots for
+        those that are not named.
+        """
+
     def __init__(
         self,
         *,
@@ -648,10 +675,11 @@ class RunnerHello(_message.Message):
         slots: _builtins.int = ...,
         agents: _abc.Iterable[_task_pb2.Agent] | None = ...,
         running: _abc.Iterable[Global___Resume] | None = ...,
+        agent_slots: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "incarnation", b"incarnation", "name", b"name", "running", b"running", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_slots", b"agent_slots", "agents", b"agents", "incarnation", b"incarnation", "name", b"name", "running", b"running", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

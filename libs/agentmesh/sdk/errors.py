@@ -1,0 +1,29 @@
+"""How an agent says that it can't go on."""
+
+
+class AgentError(Exception):
+    """The attempt failed. `reason` is UPPER_SNAKE; with `retryable`, the task's retry policy decides."""
+
+    def __init__(self, reason: str, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retryable = retryable
+
+
+class Rejected(Exception):
+    """The agent won't take the task, now or later; `message` tells the client what to do instead."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class ChildFailed(AgentError):
+    """A child task ended without a result."""
+
+    def __init__(self, task_id: str, state: str, message: str) -> None:
+        super().__init__("CHILD_FAILED", f"the child task ended {state}: {message}" if message else f"a child {state}")
+        self.task_id = task_id
+        self.state = state

@@ -1,0 +1,63 @@
+"""What earlier attempts finished, matched by key, and what they said already."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+
+
+class Journal:
+    """Finished steps by key, and for each scope how many events were said outside of steps.
+
+    A key is made of scope, kind, name, digest of the input and how often that came before in its scope, so it
+    does not depend on the order in which concurrent steps finish.
+    """
+
+    def __init__(self, records: Iterable[runner_pb.StepRecord] = ()) -> None:
+        self._records = {record.key: record for record in records}
+        self._unmatched = set(self._records)
+        self._occurrences: Counter[str] = Counter()
+        self._said_before: dict[str, int] = {}
+        for record in self._records.values():
+            for scope, count in record.emitted.items():
+                self._said_before[scope] = max(count, self._said_before.get(scope, 0))
+        self._said: Counter[str] = Counter()
+        self._unrecorded: set[str] = set()
+
+    def key(self, scope: str, kind: str, name: str, digest: str) -> str:
+        """Return the key of the next step of this kind."""
+        stem = f"{scope}{kind}.{name}.{digest}"
+        self._occurrences[stem] += 1
+        return f"{stem}.{self._occurrences[stem]}"
+
+    def find(self, key: str) -> runner_pb.StepRecord | None:
+        """Return a finished step."""
+        self._unmatched.discard(key)
+        return self._records.get(key)
+
+    def add(self, record: runner_pb.StepRecord) -> None:
+        """Take a step in that has just finished; it then carries what was said since the last one."""
+        for scope in self._unrecorded:
+            record.emitted[scope] = self._said[scope]
+        self._unrecorded.clear()
+        self._records[record.key] = record
+
+    def is_news(self, scope: str) -> bool:
+        """Count an event said outside of steps, and say whether no earlier attempt said it."""
+        self._said[scope] += 1
+        self._unrecorded.add(scope)
+        return self._said[scope] > self._said_before.get(scope, 0)
+
+    @property
+    def unmatched(self) -> list[str]:
+        """Return the keys of steps that this attempt did not come by."""
+        return sorted(self._unmatched)
+
+
+def digest_of(value: Any) -> str:
+    """Return a short digest of JSON-able data, or of bytes."""
+    data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True, default=str).encode()
+    return hashlib.blake2b(data, digest_size=6).hexdigest()

@@ -1,0 +1,1 @@
+"""The llm service: language models behind one typed door."""

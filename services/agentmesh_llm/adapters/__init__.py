@@ -1,0 +1,1 @@
+"""One file per kind of provider, imported only where that kind is configured."""

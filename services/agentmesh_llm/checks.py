@@ -1,0 +1,97 @@
+"""Finds everything that is wrong with a request before a provider is asked."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+from agentmesh.api.llm.v1 import llm_service_pb2 as pb
+from agentmesh.kit.errors import InvalidRequest
+
+MAX_KEY_CHARACTERS = 256
+_MAX_STOPS = 4
+_MAX_INPUTS = 2048
+_MAX_DIMENSIONS = 65_536
+_URL_SCHEMES = ("https://", "http://", "data:")
+Violation = tuple[str, str]
+
+
+def check_question(request: pb.GenerateRequest) -> None:
+    """Raise InvalidRequest with the path of every field that is wrong."""
+    _refuse([*_messages(request.messages), *_tools(request), *_sampling(request.sampling), *_key(request)])
+
+
+def check_messages(messages: Iterable[pb.ChatMessage]) -> None:
+    """Raise InvalidRequest if a conversation can't be put to a model."""
+    _refuse(list(_messages(messages)))
+
+
+def check_embed(request: pb.EmbedRequest) -> None:
+    """Raise InvalidRequest with the path of every field that is wrong."""
+    found: list[Violation] = []
+    if not 1 <= len(request.inputs) <= _MAX_INPUTS:
+        found.append(("inputs", f"must be 1 to {_MAX_INPUTS} texts"))
+    found += [(f"inputs[{at}]", "must not be empty") for at, text in enumerate(request.inputs) if not text]
+    if not 0 <= request.dimensions <= _MAX_DIMENSIONS:
+        found.append(("dimensions", f"must be from 0 to {_MAX_DIMENSIONS}"))
+    _refuse(found)
+
+
+def _refuse(violations: list[Violation]) -> None:
+    if violations:
+        raise InvalidRequest("the request has wrong fields", violations=violations)
+
+
+def _messages(messages: Iterable[pb.ChatMessage]) -> Iterator[Violation]:
+    empty = True
+    for at, message in enumerate(messages):
+        empty = False
+        path = f"messages[{at}]"
+        if message.role not in pb.ChatRole.values() or message.role == pb.CHAT_ROLE_UNSPECIFIED:
+            yield f"{path}.role", "must be set"
+        if not message.parts and not message.tool_calls:
+            yield f"{path}.parts", "must hold something"
+        if message.role == pb.CHAT_ROLE_TOOL and not message.tool_call_id:
+            yield f"{path}.tool_call_id", "must name the call that this answers"
+        if message.tool_calls and message.role != pb.CHAT_ROLE_ASSISTANT:
+            yield f"{path}.tool_calls", "only the assistant calls tools"
+        for number, part in enumerate(message.parts):
+            kind = part.WhichOneof("content")
+            if kind is None:
+                yield f"{path}.parts[{number}]", "must hold something"
+            elif kind in ("raw", "url") and not part.media_type:
+                yield f"{path}.parts[{number}].media_type", "must say what the content is"
+            if kind == "url" and not part.url.startswith(_URL_SCHEMES):
+                yield f"{path}.parts[{number}].url", "must be an http, https or data address"
+    if empty:
+        yield "messages", "must hold at least one message"
+
+
+def _tools(request: pb.GenerateRequest) -> Iterator[Violation]:
+    tools = [tool.name for tool in request.tools]
+    for at, name in enumerate(tools):
+        if not name:
+            yield f"tools[{at}].name", "must be set"
+        elif name in tools[:at]:
+            yield f"tools[{at}].name", "must be unique"
+    choice = request.tool_choice
+    if choice.mode not in pb.ToolChoice.Mode.values():
+        yield "tool_choice.mode", "is not known"
+    if choice.mode == pb.ToolChoice.MODE_NAMED and choice.name not in tools:
+        yield "tool_choice.name", "must be one of the tools"
+    if choice.mode == pb.ToolChoice.MODE_REQUIRED and not tools:
+        yield "tools", "must hold a tool where one must be called"
+
+
+def _sampling(sampling: pb.Sampling) -> Iterator[Violation]:
+    for name, limit in (("temperature", 2.0), ("top_p", 1.0)):
+        value = getattr(sampling, name)
+        if math.isnan(value) or not 0 <= value <= limit:
+            yield f"sampling.{name}", f"must be from 0 to {limit:g}"
+    if sampling.max_output_tokens < 0:
+        yield "sampling.max_output_tokens", "must not be negative"
+    if len(sampling.stop) > _MAX_STOPS or not all(sampling.stop):
+        yield "sampling.stop", f"must be at most {_MAX_STOPS} texts, none of them empty"
+
+
+def _key(request: pb.GenerateRequest) -> Iterator[Violation]:
+    if len(request.idempotency_key) > MAX_KEY_CHARACTERS:
+        yield "idempotency_key", f"must be at most {MAX_KEY_CHARACTERS} characters"

@@ -1,0 +1,205 @@
+"""What is asked of a model and what it answers, free of any provider's or protocol's form."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Role(Enum):
+    """Who said a message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class ToolMode(Enum):
+    """How free the model is to call tools."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+    NAMED = "named"
+
+
+class FinishReason(Enum):
+    """Why an answer ended."""
+
+    UNKNOWN = "unknown"
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Plain text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPart:
+    """An image, a sound or a file: its bytes, or the address where the provider can read it."""
+
+    media_type: str
+    data: bytes = field(default=b"", repr=False)
+    url: str = ""
+    filename: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DataPart:
+    """A JSON value."""
+
+    value: Any
+
+
+Part = TextPart | MediaPart | DataPart
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """A call of a tool; `arguments` is JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    parts: tuple[Part, ...] = ()
+    tool_calls: tuple[ToolUse, ...] = ()
+    tool_call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """Something that the model may call; `parameters` is a JSON Schema."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """Asks for JSON: any object, or one that fits `schema`."""
+
+    name: str = ""
+    schema: dict[str, Any] | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Steers the writing; 0 tokens and None leave the choice to the provider."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_output_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A whole request for an answer."""
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_mode: ToolMode = ToolMode.AUTO
+    tool_name: str = ""
+    response_format: ResponseFormat | None = None
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text to append."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """Reasoning to append."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of call number `index`; id and name come with the call's first piece."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that a call consumed; 0 where the provider doesn't tell."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end, the last delta of every whole answer; `model` is the one that the provider named."""
+
+    reason: FinishReason
+    model: str = ""
+
+
+Delta = TextDelta | ReasoningDelta | ToolCallDelta | Usage | Finish
+
+_SMALL_DELTA_BYTES = 64
+
+
+def size_of(delta: Delta) -> int:
+    """Return roughly how many bytes a delta takes on the wire, never too few for ASCII."""
+    if isinstance(delta, TextDelta | ReasoningDelta):
+        return len(delta.text) + _SMALL_DELTA_BYTES
+    if isinstance(delta, ToolCallDelta):
+        return len(delta.id) + len(delta.name) + len(delta.arguments) + _SMALL_DELTA_BYTES
+    return _SMALL_DELTA_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedQuestion:
+    """Texts to be turned into vectors of `dimensions` numbers, or of the model's own length if 0."""
+
+    model: str
+    inputs: tuple[str, ...]
+    dimensions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """A vector for each text, in order."""
+
+    values: list[list[float]]
+    usage: Usage
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A configured model under the id that requests use; `name` is what its provider calls it."""
+
+    id: str
+    name: str
+    provider: str
+    is_default: bool
+    embeddings: bool

@@ -1,0 +1,178 @@
+"""Between the contract's messages and the domain."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct, Value
+
+from agentmesh.api.llm.v1 import llm_service_pb2 as pb
+from agentmesh.api.types.v1 import types_pb2
+from agentmesh_llm.checks import check_embed, check_question
+from agentmesh_llm.domain import (
+    DataPart,
+    Delta,
+    EmbedQuestion,
+    Finish,
+    FinishReason,
+    MediaPart,
+    Message,
+    Model,
+    Part,
+    Question,
+    ReasoningDelta,
+    ResponseFormat,
+    Role,
+    Sampling,
+    TextDelta,
+    TextPart,
+    Tool,
+    ToolCallDelta,
+    ToolMode,
+    ToolUse,
+    Usage,
+)
+
+_ROLES = {
+    pb.CHAT_ROLE_SYSTEM: Role.SYSTEM,
+    pb.CHAT_ROLE_USER: Role.USER,
+    pb.CHAT_ROLE_ASSISTANT: Role.ASSISTANT,
+    pb.CHAT_ROLE_TOOL: Role.TOOL,
+}
+_MODES = {
+    pb.ToolChoice.MODE_UNSPECIFIED: ToolMode.AUTO,
+    pb.ToolChoice.MODE_AUTO: ToolMode.AUTO,
+    pb.ToolChoice.MODE_NONE: ToolMode.NONE,
+    pb.ToolChoice.MODE_REQUIRED: ToolMode.REQUIRED,
+    pb.ToolChoice.MODE_NAMED: ToolMode.NAMED,
+}
+_REASONS = {
+    FinishReason.UNKNOWN: pb.FINISH_REASON_UNSPECIFIED,
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
+    FinishReason.CONTENT_FILTER: pb.FINISH_REASON_CONTENT_FILTER,
+}
+
+
+def from_request(request: pb.GenerateRequest) -> Question:
+    """Read a question; raise InvalidRequest with the paths of the fields that are wrong."""
+    check_question(request)
+    response_format = None
+    if request.HasField("response_format"):
+        wanted = request.response_format
+        schema = json_of_struct(wanted.schema) if wanted.HasField("schema") else None
+        response_format = ResponseFormat(wanted.name, schema, wanted.strict)
+    return Question(
+        model=request.model,
+        messages=from_messages(request.messages),
+        tools=tuple(Tool(t.name, t.description, json_of_struct(t.parameters)) for t in request.tools),
+        tool_mode=_MODES[request.tool_choice.mode],
+        tool_name=request.tool_choice.name,
+        response_format=response_format,
+        sampling=_sampling(request.sampling),
+    )
+
+
+def from_messages(messages: Iterable[pb.ChatMessage]) -> tuple[Message, ...]:
+    """Read a conversation that was checked."""
+    return tuple(
+        Message(
+            _ROLES[message.role],
+            tuple(map(_part, message.parts)),
+            tuple(ToolUse(call.id, call.name, call.arguments) for call in message.tool_calls),
+            message.tool_call_id,
+        )
+        for message in messages
+    )
+
+
+def from_embed_request(request: pb.EmbedRequest) -> EmbedQuestion:
+    """Read texts to embed; raise InvalidRequest with the paths of the fields that are wrong."""
+    check_embed(request)
+    return EmbedQuestion(request.model, tuple(request.inputs), request.dimensions)
+
+
+def digest_of(request: pb.GenerateRequest) -> bytes:
+    """Return what stands for everything in a request but its key."""
+    bare = pb.GenerateRequest()
+    bare.CopyFrom(request)
+    bare.ClearField("idempotency_key")
+    return hashlib.blake2b(bare.SerializeToString(deterministic=True), digest_size=16).digest()
+
+
+def to_usage(usage: Usage, model: str) -> types_pb2.Usage:
+    """Write what one call consumed."""
+    return types_pb2.Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        llm_calls=1,
+        model=model,
+    )
+
+
+def to_delta(delta: Delta, model: Model, *, joined: bool) -> pb.Delta:
+    """Write a piece of an answer of this model."""
+    if isinstance(delta, TextDelta):
+        return pb.Delta(text=delta.text)
+    if isinstance(delta, ReasoningDelta):
+        return pb.Delta(reasoning=delta.text)
+    if isinstance(delta, ToolCallDelta):
+        return pb.Delta(
+            tool_call=pb.ToolCallDelta(index=delta.index, id=delta.id, name=delta.name, arguments=delta.arguments)
+        )
+    if isinstance(delta, Usage):
+        return pb.Delta(usage=to_usage(delta, model.id))
+    return pb.Delta(
+        finish=pb.Finish(
+            reason=to_reason(delta), model=delta.model or model.name, provider=model.provider, joined=joined
+        )
+    )
+
+
+def to_reason(finish: Finish) -> pb.FinishReason.ValueType:
+    """Write why an answer ended."""
+    return _REASONS[finish.reason]
+
+
+def to_model(model: Model) -> pb.Model:
+    """Write a model."""
+    return pb.Model(id=model.id, provider=model.provider, is_default=model.is_default, embeddings=model.embeddings)
+
+
+def json_of_struct(struct: Struct) -> dict[str, Any]:
+    """Read a JSON object; whole numbers come back as integers, as schemas and providers want them."""
+    return {key: _json(value) for key, value in struct.fields.items()}
+
+
+def _json(value: Value) -> Any:
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return json_of_struct(value.struct_value)
+    if kind == "list_value":
+        return [_json(item) for item in value.list_value.values]
+    if kind == "number_value":
+        number = value.number_value
+        # Beyond 2**53 a double no longer knows its last digits, and JSON writers refuse such integers.
+        return int(number) if number.is_integer() and abs(number) <= 2**53 else number
+    return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+def _part(part: types_pb2.Part) -> Part:
+    kind = part.WhichOneof("content")
+    if kind == "raw":
+        return MediaPart(part.media_type, data=part.raw, filename=part.filename)
+    if kind == "url":
+        return MediaPart(part.media_type, url=part.url, filename=part.filename)
+    return DataPart(_json(part.data)) if kind == "data" else TextPart(part.text)
+
+
+def _sampling(sampling: pb.Sampling) -> Sampling:
+    return Sampling(
+        temperature=sampling.temperature if sampling.HasField("temperature") else None,
+        top_p=sampling.top_p if sampling.HasField("top_p") else None,
+        max_output_tokens=sampling.max_output_tokens,
+        stop=tuple(sampling.stop),
+        seed=sampling.seed if sampling.HasField("seed") else None,
+    )

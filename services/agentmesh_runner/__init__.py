@@ -1,0 +1,1 @@
+"""The runner: the place where agents live."""

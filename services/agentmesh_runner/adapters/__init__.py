@@ -1,0 +1,1 @@
+"""What the runner reaches: models, artifacts, host processes."""

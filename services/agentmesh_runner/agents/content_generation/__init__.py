@@ -1,0 +1,1 @@
+"""The agent that writes texts under constraints, and checks each of them."""

@@ -1,0 +1,174 @@
+"""An attempt that runs in this runner, and the mesh as it sees it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
+from agentmesh.api.runner.v1 import runner_service_pb2 as pb
+from agentmesh.api.task.v1 import events_pb2, task_pb2
+from agentmesh.api.types.v1 import types_pb2
+from agentmesh.kit.errors import from_status
+from agentmesh_runner.attempt_log import AttemptLog
+from agentmesh_runner.ports import Artifacts, Models
+
+_TERMINAL = frozenset(
+    {
+        events_pb2.TASK_STATE_COMPLETED,
+        events_pb2.TASK_STATE_FAILED,
+        events_pb2.TASK_STATE_CANCELED,
+        events_pb2.TASK_STATE_REJECTED,
+    }
+)
+
+
+class Running:
+    """One attempt: its log, what it waits for, and the way to stop it. Implements the SDK's port Mesh.
+
+    `speak` is called when there is something to send for it.
+    """
+
+    def __init__(
+        self,
+        assignment: pb.Assignment,
+        models: Models,
+        artifacts: Artifacts,
+        speak: Callable[["Running"], None],
+    ) -> None:
+        self.assignment = assignment
+        self.task_id = assignment.task_id
+        self.attempt = assignment.attempt
+        self.token = assignment.token
+        self.log = AttemptLog(assignment.task_id, assignment.attempt)
+        self.stop_reason: int = 0
+        self.passivating = False
+        self.waiting_since: float | None = None
+        self.awaited: Sequence[str] = ()
+        self.spawns: list[pb.SpawnChild] = []
+        self.waiting_news: bool | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.last_said = asyncio.get_running_loop().time()
+        self.journal_complete = asyncio.Event()
+        if not assignment.journal_continues:
+            self.journal_complete.set()
+        self._models = models
+        self._artifacts = artifacts
+        self._speak = speak
+        self._keys: set[str] = set()
+        self._spawning: dict[str, tuple[asyncio.Future[task_pb2.Task], task_pb2.TaskSpec]] = {}
+        self._children: dict[str, asyncio.Future[task_pb2.Task]] = {}
+        self._inputs: dict[str, asyncio.Future[types_pb2.Message]] = {}
+
+    # -- the port Mesh --------------------------------------------------------------------------------------
+
+    async def say(self, events: Sequence[events_pb2.TaskEvent], steps: Sequence[pb.StepRecord] = ()) -> None:
+        """See Mesh."""
+        await self.log.say(events, steps)
+        self._said()
+
+    async def say_encoded(self, events: bytes, count: int, steps: Sequence[pb.StepRecord]) -> None:
+        """Say what a host process has serialised already."""
+        await self.log.say_encoded(events, count, steps)
+        self._said()
+
+    async def generate(self, request: llm_pb.GenerateRequest) -> AsyncIterator[llm_pb.Delta]:
+        """See Mesh."""
+        key = request.idempotency_key
+        self._keys.add(key)
+        try:
+            async for delta in self._models.generate(
+                request, token=self.token, traceparent=self.assignment.traceparent
+            ):
+                yield delta
+            self._keys.discard(key)
+        except Exception:
+            self._keys.discard(key)
+            raise
+
+    async def store_artifact(self, name: str, media_type: str, data: bytes) -> types_pb2.Artifact:
+        """See Mesh."""
+        return await self._artifacts.store(name, media_type, data, token=self.token)
+
+    async def load_artifact(self, artifact_id: str) -> tuple[types_pb2.Artifact, bytes]:
+        """See Mesh."""
+        return await self._artifacts.load(artifact_id, token=self.token)
+
+    async def spawn(self, step_key: str, spec: task_pb2.TaskSpec) -> task_pb2.Task:
+        """See Mesh."""
+        future, _ = self._spawning.setdefault(step_key, (_future(), spec))
+        self._ask_for(step_key, spec)
+        return await asyncio.shield(future)
+
+    async def child_ended(self, task_id: str) -> task_pb2.Task:
+        """See Mesh."""
+        return await asyncio.shield(self._children.setdefault(task_id, _future()))
+
+    async def input_given(self, input_id: str) -> types_pb2.Message:
+        """See Mesh."""
+        return await asyncio.shield(self._inputs.setdefault(input_id, _future()))
+
+    def waiting(self, awaited_task_ids: Sequence[str] | None) -> None:
+        """See Mesh."""
+        waits = awaited_task_ids is not None
+        self.awaited = awaited_task_ids or ()
+        if waits != (self.waiting_since is not None):
+            self.waiting_since = asyncio.get_running_loop().time() if waits else None
+            self.waiting_news = waits
+            self._speak(self)
+
+    # -- what the router tells ------------------------------------------------------------------------------
+
+    def told_of_child(self, update: pb.ChildUpdate) -> None:
+        """Take in that a child was spawned, refused, or has ended."""
+        if update.step_key in self._spawning:
+            spawning, _ = self._spawning[update.step_key]
+            if update.HasField("error") and not spawning.done():
+                spawning.set_exception(from_status(update.error))
+            _resolve(spawning, update.child)
+        if update.child.state in _TERMINAL:
+            _resolve(self._children.setdefault(update.child.id, _future()), update.child)
+
+    def told_input(self, delivery: pb.DeliverInput) -> None:
+        """Take in the answer to a question."""
+        _resolve(self._inputs.setdefault(delivery.input_id, _future()), delivery.message)
+
+    def resume(self) -> None:
+        """Say again what a lost router may not have heard."""
+        asked = {spawn.step_key for spawn in self.spawns}
+        for step_key, (future, spec) in self._spawning.items():
+            if not future.done() and step_key not in asked:
+                self._ask_for(step_key, spec)
+        self.waiting_news = True if self.waiting_since is not None else None
+
+    def stop(self, reason: int) -> None:
+        """Stop the agent; its task ends with CancelledError."""
+        if self.task is not None and not self.log.ended and not self.stop_reason:
+            self.stop_reason = reason
+            self.task.cancel()
+
+    async def stop_calls(self) -> None:
+        """Stop the model calls that the attempt has under way."""
+        for key in list(self._keys):
+            await self._models.cancel(key, token=self.token)
+
+    def end(self, outcome: pb.Outcome) -> None:
+        """End the attempt's log."""
+        self.log.end(outcome)
+        self._said()
+
+    def _ask_for(self, step_key: str, spec: task_pb2.TaskSpec) -> None:
+        self.spawns.append(pb.SpawnChild(task_id=self.task_id, attempt=self.attempt, step_key=step_key, spec=spec))
+        self._speak(self)
+
+    def _said(self) -> None:
+        self.last_said = asyncio.get_running_loop().time()
+        self._speak(self)
+
+
+def _future() -> "asyncio.Future[Any]":
+    return asyncio.get_running_loop().create_future()
+
+
+def _resolve(future: "asyncio.Future[Any]", value: Any) -> None:
+    if not future.done():
+        future.set_result(value)
