@@ -98,6 +98,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
             (artifact_service, ArtifactApi(bulk_channel, token), PUBLIC),
         ],
         checks={"storage": storage.ping},
+        drain=engine.drain,
     )
 
 

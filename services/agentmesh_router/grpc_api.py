@@ -127,6 +127,7 @@ class TaskApi:
 
     async def _follow(self, subscription: Subscription, woken: asyncio.Event) -> AsyncIterator[bytes]:
         while not subscription.done:
+            self._engine.check_open()
             data = subscription.take()
             if data:
                 yield data

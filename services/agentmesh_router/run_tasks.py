@@ -40,11 +40,13 @@ class RunTasksStream:
         self._reader: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "RunTasksStream":
+        self._engine.at_drain.add(self._woken.set)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._engine.at_drain.discard(self._woken.set)
         if self._reader is not None:
             self._reader.cancel()
         for subscription in self._subscriptions.values():
@@ -58,6 +60,7 @@ class RunTasksStream:
             # Whatever a burst of commits brings shares a message.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
+            self._engine.check_open()
             data = await self._collect()
             if data:
                 yield data

@@ -13,7 +13,7 @@ from agentmesh.api.task.v1 import events_pb2, task_pb2, task_service_pb2
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import telemetry
 from agentmesh.kit.clock import Clock, duration, timestamp, to_ms
-from agentmesh.kit.errors import InvalidRequest, MeshError, WrongState, from_status, to_status
+from agentmesh.kit.errors import InvalidRequest, MeshError, Unavailable, WrongState, from_status, to_status
 from agentmesh.kit.ids import is_id, new_id
 from agentmesh_router import wire
 from agentmesh_router.adapters.runner_link import RunnerLink
@@ -85,6 +85,8 @@ class TaskEngine:
         self._policy = policy
         self._default_timeout_s = default_timeout_s
         self._background: set[asyncio.Task[None]] = set()
+        self.draining = False
+        self.at_drain: set[Callable[[], None]] = set()
         attempts.on_ended = self._child_ended
 
     # -- accepting ----------------------------------------------------------------------------------------
@@ -105,6 +107,7 @@ class TaskEngine:
         `subscribe` makes a subscription for the task's id; it hears the task from its first event. Raises
         InvalidRequest with every field that is wrong.
         """
+        self.check_open()
         self._validate(spec, request_id)
         create = self._create(spec, request_id, traceparent)
         create.retry_of, create.inherit_journal = retry_of, inherit_journal
@@ -119,6 +122,18 @@ class TaskEngine:
         accepted = Accepted(create.task_id, pb.MutationResult(), spec, request_id)
         pending.add_done_callback(partial(self._created, tenant, create, accepted, link, subscription, done))
         return done
+
+    def check_open(self) -> None:
+        """Raise Unavailable once the router is draining: whoever watches goes on at another, or at the next."""
+        if self.draining:
+            raise Unavailable("the router is draining", reason="DRAINING", retry_after_s=0.2)
+
+    async def drain(self) -> None:
+        """End every stream and take nothing new."""
+        self.draining = True
+        self.hub.doubt_all()
+        for wake in self.at_drain:
+            wake()
 
     def _validate(self, spec: task_pb2.TaskSpec, request_id: str) -> None:
         violations = violations_of(wire.facts_of(spec))

@@ -112,7 +112,7 @@ class Ledger:
         if claim is not None and task.ready_ms <= self.now_ms and self._lives(claim.incarnation):
             started = self.start_attempt(task, claim)
             # One chunk: what the caller hears first is one row.
-            self.chunks.remove(started)
+            self.chunks.pop()
             accepted.events += started.events
             accepted.count += started.count
             outcome = _outcome(task, claimed=True)

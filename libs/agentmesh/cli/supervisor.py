@@ -91,13 +91,6 @@ class Supervisor:
             os.close(self._lifeline)
             lock.release()
 
-    async def restart(self) -> None:
-        """Restart every service, one after another, because code has changed."""
-        for role in STOP_ORDER:
-            process = self.services[role].process
-            if process is not None and process.poll() is None:
-                process.terminate()
-
     # -- starting -----------------------------------------------------------------------------------------
 
     def _check_ports(self) -> None:

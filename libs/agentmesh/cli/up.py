@@ -36,7 +36,7 @@ def up(
     Services that die are started again. SIGTERM and Ctrl-C let running tasks end first; a second Ctrl-C doesn't.
     """
     overrides = overrides_for(ports_from, data_dir, agents)
-    start(config_file, overrides, report_json if as_json else _report, reload=reload)
+    start(config_file, overrides, report_json if as_json else report, reload=reload)
 
 
 def overrides_for(first_port: int | None, data_dir: Path | None, agents: tuple[Path, ...]) -> dict[str, object]:
@@ -78,12 +78,15 @@ def report_json(event: Mapping[str, Any]) -> None:
     print(json.dumps(event), flush=True)
 
 
-def _report(event: Mapping[str, Any]) -> None:
+def report(event: Mapping[str, Any]) -> None:
+    """Print an event for people."""
     if event["event"] == "ready":
         print("agentmesh is up:")
         for role, service in event["services"].items():
             print(f"  {role:8} {service['address']}")
         router = event["services"]["router"]["address"]
         print(f"Try: agentmesh run echo hello --address {router}\nStop with Ctrl-C.", flush=True)
+    elif event["event"] == "reloading":
+        print(f"{event['service']}: code changed, restarting", file=sys.stderr, flush=True)
     elif event["event"] == "restarted":
         print(f"{event['service']} ended with code {event['code']} and was started again", file=sys.stderr, flush=True)

@@ -253,7 +253,7 @@ class Runner(Section):
 
     name: Name = Field(default_factory=lambda: _host_name())
     """By default the machine's name; runners that live at the same time need different ones."""
-    slots: Count = 16
+    slots: Count = 256
     """Inline tasks at once."""
     hosts: Annotated[int, Field(ge=1, le=4096)] = Field(default_factory=lambda: os.cpu_count() or 1)
     """Host processes at most; by default one for each CPU."""

@@ -127,20 +127,29 @@ class _Example:
     def _merged(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Put the schemas of `allOf` into the one around them."""
         merged = {name: value for name, value in schema.items() if name != "allOf"}
+        is_closed = merged.get("additionalProperties") is False
+        closed = [set(merged.get("properties", {}))] if is_closed else []
         for part in schema["allOf"]:
             for _ in range(_MAX_DEPTH):
                 if isinstance(part, dict) and set(part) == {"$ref"}:
                     part = self._resolve(part["$ref"])
             if not isinstance(part, dict):
                 raise _refused("nothing fits it")
+            if part.get("additionalProperties") is False:
+                closed.append(set(part.get("properties", {})))
             for name, value in part.items():
                 if name == "properties":
-                    value = {**merged.get(name, {}), **value}
+                    known = merged.get(name, {})
+                    if any(known[each] != value[each] for each in known.keys() & value.keys()):
+                        raise _refused("it joins schemas that say different things")
+                    value = {**known, **value}
                 elif name == "required":
                     value = [*merged.get(name, []), *value]
                 elif name in merged and merged[name] != value and name not in ("title", "description"):
                     raise _refused("it joins schemas that say different things")
                 merged[name] = value
+        if any(set(merged.get("required", ())) - names for names in closed):
+            raise _refused("it demands what a part of it forbids")
         return merged
 
     def _resolve(self, reference: Any) -> Any:
