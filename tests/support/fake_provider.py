@@ -10,6 +10,7 @@ In a test: `async with FakeProvider() as fake: fake.base_url`. As a process:
 | tools | calls the first tool twice, in pieces; answers in words once a tool has answered |
 | reasoning | thinks before it answers |
 | long:N | answers with N chunks |
+| late-end:MS | ends the body so long after the terminal marker |
 | cut:N, reset:N | ends the body, or breaks the connection, after N bytes |
 | stall:N | falls silent after N chunks, until the caller leaves |
 | no-done, no-reason | leaves out the terminal marker, or the finish reason |
@@ -129,6 +130,8 @@ class FakeProvider:
                 if mode == "stall" and number == int(argument):
                     await asyncio.sleep(_ENDLESS_S)
                 await response.write(event)
+            if mode == "late-end":
+                await asyncio.sleep(int(argument) / 1000)
             return response
 
     async def _embeddings(self, request: web.Request) -> web.Response:
