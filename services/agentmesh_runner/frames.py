@@ -19,7 +19,7 @@ class Kind(IntEnum):
     ERROR = 5  # down: a google.rpc.Status instead of an answer
     SAY = 6  # up: an EventBatch with events and steps only
     CALL = 7  # up: something asked of the mesh
-    OUTCOME = 8  # up: an Outcome
+    OUTCOME = 8  # up: an Outcome; its number counts threads that still run
     WAITING = 9  # up: an Outcome.Release that names what is waited for
     WORKING = 10  # up: it goes on
 

@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,28 @@ class SocketMesh:
             del self._pending[number]
 
 
+class CountingExecutor(ThreadPoolExecutor):
+    """Knows how many calls run: a thread can't be stopped, so a process that has one is not used again."""
+
+    def __init__(self) -> None:
+        super().__init__(thread_name_prefix="agent")
+        self.running = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Count a call until it ends."""
+        self.running += 1
+        future = super().submit(fn, *args, **kwargs)
+        future.add_done_callback(self._ended)
+        return future
+
+    def _ended(self, _: "Future[Any]") -> None:
+        self.running -= 1
+
+
 async def serve(handle: int, agent_paths: Sequence[Path]) -> None:
     """Run attempts until the runner is gone."""
+    threads = CountingExecutor()
+    asyncio.get_running_loop().set_default_executor(threads)
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=handle))
     registry = Registry.load(agent_paths)
     running: asyncio.Task[Any] | None = None
@@ -118,7 +139,7 @@ async def serve(handle: int, agent_paths: Sequence[Path]) -> None:
             return
         if frame.kind is Kind.ASSIGN:
             mesh = SocketMesh(writer)
-            running = asyncio.create_task(_run(registry, pb.Assignment.FromString(frame.payload), mesh, writer))
+            running = asyncio.create_task(_run(registry, pb.Assignment.FromString(frame.payload), mesh, writer, threads))
         elif frame.kind is Kind.STOP:
             if running is not None:
                 running.cancel()
@@ -133,7 +154,7 @@ async def _run(registry: Registry, assignment: pb.Assignment, mesh: SocketMesh, 
         outcome = failed(error)
     except asyncio.CancelledError:
         outcome = pb.Outcome(canceled=pb.Outcome.Canceled())
-    write_frame(writer, Frame(Kind.OUTCOME, payload=outcome.SerializeToString()))
+    write_frame(writer, Frame(Kind.OUTCOME, threads.running, payload=outcome.SerializeToString()))
     await writer.drain()
 
 
@@ -149,6 +170,7 @@ def main() -> None:
     telemetry.configure_logging(service="agent-host")
     threading.Thread(target=_die_with, args=(int(lifeline),), daemon=True).start()
     asyncio.run(serve(int(handle), [Path(path) for path in paths]))
+    os._exit(0)  # threads of agents don't hold the process
 
 
 if __name__ == "__main__":

@@ -105,6 +105,8 @@ class Host:
             elif frame.kind is Kind.WORKING:
                 running.waiting(None)
             elif frame.kind is Kind.OUTCOME:
+                if frame.number:
+                    self.kill()
                 return pb.Outcome.FromString(frame.payload)
 
     async def _answer(self, running: Running, frame: Frame) -> None:
@@ -149,10 +151,13 @@ class Host:
         try:
             async with asyncio.timeout(_STOP_GRACE_S):
                 write_frame(self._writer, Frame(Kind.STOP))
-                while (await read_frame(self._reader)).kind is not Kind.OUTCOME:
-                    pass
+                while (frame := await read_frame(self._reader)).kind is not Kind.OUTCOME:
+                    continue
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
             self.kill()
+        else:
+            if frame.number:
+                self.kill()
 
 
 class HostPool:
