@@ -139,7 +139,8 @@ async def serve(handle: int, agent_paths: Sequence[Path]) -> None:
             return
         if frame.kind is Kind.ASSIGN:
             mesh = SocketMesh(writer)
-            running = asyncio.create_task(_run(registry, pb.Assignment.FromString(frame.payload), mesh, writer, threads))
+            assignment = pb.Assignment.FromString(frame.payload)
+            running = asyncio.create_task(_run(registry, assignment, mesh, writer, threads))
         elif frame.kind is Kind.STOP:
             if running is not None:
                 running.cancel()
@@ -147,7 +148,13 @@ async def serve(handle: int, agent_paths: Sequence[Path]) -> None:
             mesh.take(frame)
 
 
-async def _run(registry: Registry, assignment: pb.Assignment, mesh: SocketMesh, writer: asyncio.StreamWriter) -> None:
+async def _run(
+    registry: Registry,
+    assignment: pb.Assignment,
+    mesh: SocketMesh,
+    writer: asyncio.StreamWriter,
+    threads: CountingExecutor,
+) -> None:
     try:
         outcome = await execute(registry.get(assignment.spec.agent), assignment, mesh)
     except MeshError as error:
