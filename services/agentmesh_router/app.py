@@ -97,7 +97,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
             (task_service, TaskApi(engine, scheduler), PUBLIC),
             (artifact_service, ArtifactApi(bulk_channel, token), PUBLIC),
         ],
-        checks={"storage": storage.ping},
+        checks={"storage": storage.ping, "agents": catalog.is_known},
         drain=engine.drain,
     )
 

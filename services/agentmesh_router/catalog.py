@@ -31,6 +31,10 @@ class Catalog:
             self._good.clear()
         return changed
 
+    async def is_known(self) -> bool:
+        """Say whether any agent was ever announced: before that, every task would be refused."""
+        return bool(self._agents)
+
     def list(self, serving: Iterable[str]) -> list[task_pb2.Agent]:
         """Return every agent by name, saying which are served now."""
         now = set(serving)

@@ -42,6 +42,7 @@ class AttemptLog:
         self._sent_offset = 0
         self.acked_offset = 0
         self.ended = False
+        self._turn = asyncio.Lock()
         self._room = asyncio.Event()
         self._room.set()
 
@@ -61,10 +62,12 @@ class AttemptLog:
 
     async def say_encoded(self, events: bytes, count: int, steps: Sequence[pb.StepRecord]) -> None:
         """Add what `encode` made of `count` events."""
-        if self._bytes >= MAX_UNACKED_BYTES:
-            self._room.clear()
-            await self._room.wait()
-        self._add(_Group(events, count, steps))
+        # In turn: a step's record tells what was said before it, so nothing may overtake what waits.
+        async with self._turn:
+            while self._bytes >= MAX_UNACKED_BYTES:
+                self._room.clear()
+                await self._room.wait()
+            self._add(_Group(events, count, steps))
 
     def end(self, outcome: pb.Outcome) -> None:
         """Add the outcome; nothing may be said after it."""

@@ -8,10 +8,12 @@ from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
 from agentmesh.api.runner.v1 import runner_service_pb2 as pb
 from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.types.v1 import types_pb2
-from agentmesh.kit.errors import from_status
+from agentmesh.kit import names
+from agentmesh.kit.errors import InvalidRequest, from_status
 from agentmesh_runner.attempt_log import AttemptLog
 from agentmesh_runner.ports import Artifacts, Models
 
+_MAX_SPAWN_BYTES = names.MAX_BATCH_BYTES
 _TERMINAL = frozenset(
     {
         events_pb2.TASK_STATE_COMPLETED,
@@ -95,6 +97,8 @@ class Running:
 
     async def spawn(self, step_key: str, spec: task_pb2.TaskSpec) -> task_pb2.Task:
         """See Mesh."""
+        if spec.ByteSize() > _MAX_SPAWN_BYTES:
+            raise InvalidRequest("the child's task is larger than 1 MiB: give it artifacts", reason="SPAWN_TOO_LARGE")
         future, _ = self._spawning.setdefault(step_key, (_future(), spec))
         self._ask_for(step_key, spec)
         return await asyncio.shield(future)

@@ -67,18 +67,21 @@ class Session:
             self._others.clear()
         size = 0
         while self._dirty and size < _MAX_MESSAGE_BYTES:
-            running, _ = self._dirty.popitem()
-            message.spawns.extend(running.spawns)
-            running.spawns.clear()
+            running = next(iter(self._dirty))  # in turn, so that a loud one silences nobody
+            del self._dirty[running]
+            while running.spawns and size < _MAX_MESSAGE_BYTES:
+                spawn = running.spawns.pop(0)
+                message.spawns.append(spawn)
+                size += spawn.ByteSize()
             if running.waiting_news is not None:
                 message.waiting.add(task_id=running.task_id, attempt=running.attempt, waiting=running.waiting_news)
                 running.waiting_news = None
-            batch = running.log.take(_MAX_MESSAGE_BYTES - size)
+            batch = running.log.take(_MAX_MESSAGE_BYTES - size) if size < _MAX_MESSAGE_BYTES else None
             if batch is not None:
                 message.events.append(batch)
-                size += len(batch.events) + 128
-                if running.log.has_unsent:
-                    self._dirty[running] = None
+                size += batch.ByteSize()
+            if running.log.has_unsent or running.spawns:
+                self._dirty[running] = None
         if not self._dirty and not self._others:
             self._woken.clear()
         return message

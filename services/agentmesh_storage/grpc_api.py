@@ -37,7 +37,8 @@ class TaskStoreApi:
         self, requests: AsyncIterator[pb.CommitStreamRequest], call: Call
     ) -> AsyncIterator[pb.CommitStreamResponse]:
         """Apply batches as they come; several may be in one transaction."""
-        pipeline: asyncio.Queue[tuple[int, asyncio.Future[Outcomes]] | None] = asyncio.Queue(_PIPELINE)
+        pipeline: asyncio.Queue[tuple[int, asyncio.Future[Outcomes]] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(_PIPELINE)
 
         async def read() -> None:
             router_id = ""
@@ -51,19 +52,21 @@ class TaskStoreApi:
                         raise ResourceExhausted(
                             "storage is too far behind", reason="STORAGE_OVERLOADED", retry_after_s=0.2
                         ) from error
-                    await pipeline.put((request.batch_id, pending))
+                    pipeline.put_nowait((request.batch_id, pending))
+                    await room.acquire()
             finally:
-                await pipeline.put(None)
+                pipeline.put_nowait(None)
 
-        async with asyncio.TaskGroup() as group:
-            reader = group.create_task(read())
-            try:
-                while (entry := await pipeline.get()) is not None:
-                    batch_id, pending = entry
-                    outcomes = await pending
-                    yield pb.CommitStreamResponse(batch_id=batch_id, results=map(wire.to_result, outcomes))
-            finally:
-                reader.cancel()
+        reader = asyncio.create_task(read())
+        try:
+            while (entry := await pipeline.get()) is not None:
+                batch_id, pending = entry
+                outcomes = await pending
+                room.release()
+                yield pb.CommitStreamResponse(batch_id=batch_id, results=map(wire.to_result, outcomes))
+            await reader
+        finally:
+            reader.cancel()
 
     async def claim_tasks(
         self, requests: AsyncIterator[pb.ClaimTasksRequest], call: Call
@@ -97,13 +100,17 @@ class TaskStoreApi:
     async def _claim(self, request: pb.ClaimTasksRequest) -> pb.ClaimTasksResponse:
         offers = [Offer(o.agent, o.agent_version, o.incarnation, o.slots) for o in request.offers]
         response = pb.ClaimTasksResponse(request_number=request.request_number)
+        room = _MAX_PAGE_BYTES
         for claimed in await self._keeper.claim(offers):
             task = claimed.task
             steps: list[Step] = []
             token = ""
             if task.attempt > 1 or task.retry_of:
-                steps = await self._store.read_steps(task.tenant, task.id, _FIRST_STEP, _PAGE_BYTES)
-                token = str(steps[-1].sequence) if steps else ""
+                token = str(_FIRST_STEP)
+                if room > 0:
+                    steps = await self._store.read_steps(task.tenant, task.id, _FIRST_STEP, min(room, _PAGE_BYTES))
+                    token = str(steps[-1].sequence) if steps else ""
+                    room -= sum(len(step.record) for step in steps)
             response.tasks.append(wire.to_claimed(claimed, steps, token, self._clock.now_ms()))
         return response
 

@@ -33,6 +33,7 @@ from agentmesh_storage.domain import (
 
 _LOSS_BACKOFF_MS = 250  # doubles with each lost lease, to at most _LOSS_BACKOFF_MAX_MS
 _LOSS_BACKOFF_MAX_MS = 10_000
+_LAST_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 
 
 @dataclass(slots=True)
@@ -72,8 +73,8 @@ class Ledger:
             outcome = rule(mutation)
         except errors.MeshError as error:
             return error
-        if outcome.task_id and outcome.first_sequence:
-            self.origins[outcome.task_id] = mutation.origin
+        if outcome.task_id:
+            self._credit(outcome.task_id, mutation.origin if outcome.first_sequence else "")
         return outcome
 
     # -- the life of a task -------------------------------------------------------------------------------
@@ -90,11 +91,15 @@ class Ledger:
                         "this request_id was used for another request", reason="REQUEST_ID_REUSED"
                     )
                 return _outcome(twin, existed=True, task=twin)
+        outcome = self._add(change)
+        if task.request_id:
             self.by_request[task.tenant, task.request_id] = task
-        return self._add(change)
+        return outcome
 
     def _add(self, change: CreateTask) -> Outcome:
         task = change.task
+        if (task.ready_ms or 0) > _LAST_TIME_MS:
+            raise errors.InvalidRequest("a field is wrong", violations=[("spec.start_time", "is after the year 9999")])
         task.create_ms = self.now_ms
         task.ready_ms = max(task.ready_ms or 0, self.now_ms)
         if change.queue_timeout_ms:
@@ -109,7 +114,7 @@ class Ledger:
         outcome.first_sequence = 1
         outcome.events = accepted.events
         claim = change.claim
-        if claim is not None and task.ready_ms <= self.now_ms and self._lives(claim.incarnation):
+        if claim is not None and task.ready_ms <= self.now_ms and self.lives(claim.incarnation):
             started = self.start_attempt(task, claim)
             # One chunk: what the caller hears first is one row.
             self.chunks.pop()
@@ -178,11 +183,17 @@ class Ledger:
             if change.input_request:
                 task.input_request, task.input_id = change.input_request, change.input_id
             if change.passivate:
-                task.incarnation = ""
-                if (task.id, task.input_id) in self.answered:
-                    task.state, task.ready_ms = State.SUBMITTED, self.now_ms
+                self._park(task)
         elif change.state is State.WORKING:
             task.input_request, task.input_id = b"", ""
+
+    def _park(self, task: Task) -> None:
+        task.incarnation = ""
+        if task.cancel_ms is not None:
+            self._finish_by_storage(task, State.CANCELED)
+        elif not task.input_id or (task.id, task.input_id) in self.answered:
+            task.state = State.SUBMITTED  # the answer came while the runner let go
+            self._make_ready(task)
 
     def _let_go(self, task: Task, change: AppendEvents) -> None:
         task.incarnation = ""
@@ -190,11 +201,12 @@ class Ledger:
         if change.failure:
             task.failures += 1
         if change.passivate:
-            children = (self.tasks.get(child) for child in change.awaited_task_ids)
-            ended = any(child is None or child.state.terminal for child in children)
-            task.ready_ms = self.now_ms if ended else None
+            children = [self.tasks.get(child) for child in change.awaited_task_ids]
+            # With nothing left to wait for, nothing would ever wake it.
+            if not children or any(child is None or child.state.terminal for child in children):
+                self._make_ready(task)
         else:
-            task.ready_ms = max(change.ready_ms or 0, self.now_ms)
+            self._make_ready(task, change.ready_ms)
         if task.cancel_ms is not None:
             self._finish_by_storage(task, State.CANCELED)
 
@@ -209,11 +221,13 @@ class Ledger:
             self.ended_badly.append(task.id)
         parent = self.tasks.get(task.parent_id) if task.parent_id else None
         if parent is not None and not parent.state.terminal:
+            self._credit(parent.id, "")
             self._say(parent, 0, 1, events.child_task(task, self.now_ms))
             if parent.state is State.SUBMITTED and parent.ready_ms is None:
-                parent.ready_ms = self.now_ms
+                self._make_ready(parent)
 
     def _finish_by_storage(self, task: Task, state: State, error: bytes = b"") -> Chunk:
+        self._credit(task.id, "")
         chunk = self._say(task, 0, 1, events.state_changed(state, self.now_ms, error))
         self._end(task, state, error=error)
         self.changed[task.id] = task
@@ -233,6 +247,7 @@ class Ledger:
 
     def cancel(self, task: Task) -> Outcome:
         """Stop a task that has not ended: at once if nobody works on it, else by asking."""
+        self._credit(task.id, "")
         task.cancel_ms = task.cancel_ms or self.now_ms
         self.changed[task.id] = task
         if task.incarnation:
@@ -252,7 +267,7 @@ class Ledger:
             raise errors.WrongState("the task does not ask this question", reason="INPUT_NOT_ASKED")
         task.state = State.WORKING if task.incarnation else State.SUBMITTED
         if not task.incarnation:
-            task.ready_ms = self.now_ms
+            self._make_ready(task)
         text = events.input_given(change.message, task.state, self.now_ms)
         chunk = self._say(task, 0, 2, text)
         self.steps.append(Step(task.id, change.input_id, chunk.first_sequence, change.record))
@@ -272,8 +287,9 @@ class Ledger:
             return _outcome(twin, existed=True, task=twin)
         child = change.child.task
         child.parent_id, child.parent_step = parent.id, change.step_key
-        self.by_parent_step[parent.id, change.step_key] = child
         outcome = self._add(change.child)
+        self.by_parent_step[parent.id, change.step_key] = child
+        self._credit(parent.id, "")
         self._say(parent, 0, 1, events.child_task(child, self.now_ms))
         outcome.task = child
         outcome.parent_id = parent.id
@@ -290,10 +306,10 @@ class Ledger:
 
     def expire_if_due(self, task: Task) -> bool:
         """End a task that waited or ran for too long; say whether it was so."""
-        if task.queue_deadline_ms is not None and task.queue_deadline_ms < self.now_ms:
-            error = errors.DeadlineExceeded("no runner took the task in time", reason="QUEUE_TIMEOUT")
-        elif task.deadline_ms is not None and task.deadline_ms < self.now_ms:
+        if task.deadline_ms is not None and task.deadline_ms < self.now_ms:
             error = errors.DeadlineExceeded("the task ran out of time", reason="TASK_TIMEOUT")
+        elif task.queue_deadline_ms is not None and task.queue_deadline_ms < self.now_ms:
+            error = errors.DeadlineExceeded("no runner took the task in time", reason="QUEUE_TIMEOUT")
         else:
             return False
         if not task.state.terminal:
@@ -347,6 +363,7 @@ class Ledger:
         task.incarnation = ""
         task.losses += 1
         self.changed[task.id] = task
+        self._credit(task.id, "")
         if task.cancel_ms is not None:
             self._finish_by_storage(task, State.CANCELED)
         elif task.losses > self.max_losses:
@@ -354,7 +371,8 @@ class Ledger:
             self._finish_by_storage(task, State.FAILED, _error(error))
         elif task.state is not State.INPUT_REQUIRED:
             wait = min(_LOSS_BACKOFF_MS << (task.losses - 1), _LOSS_BACKOFF_MAX_MS) if task.losses > 1 else 0
-            task.state, task.ready_ms = State.SUBMITTED, self.now_ms + wait
+            task.state = State.SUBMITTED
+            self._make_ready(task, self.now_ms + wait)
             error = errors.Unavailable("the runner was lost", reason="LEASE_LOST")
             text = events.state_changed(State.SUBMITTED, self.now_ms, _error(error), task.ready_ms)
             self._say(task, 0, 1, text)
@@ -377,9 +395,18 @@ class Ledger:
         if task.attempt != attempt or not task.incarnation or task.state.terminal:
             raise errors.StaleAttempt("this attempt does not hold the task")
 
-    def _lives(self, incarnation: str) -> bool:
+    def lives(self, incarnation: str) -> bool:
+        """Say whether a runner's lease holds."""
         runner = self.runners.get(incarnation)
         return runner is not None and not runner.freed and runner.lease_until_ms > self.now_ms
+
+    def _credit(self, task_id: str, origin: str) -> None:
+        """Note whose change it was. What several changed in one transaction is news to all of them."""
+        self.origins[task_id] = origin if self.origins.get(task_id, origin) == origin else ""
+
+    def _make_ready(self, task: Task, ready_ms: int | None = None) -> None:
+        task.ready_ms = max(ready_ms or 0, self.now_ms)
+        task.queue_deadline_ms = task.deadline_ms  # its time runs on while it waits for the next runner
 
     def _say(self, task: Task, attempt: int, count: int, text: bytes) -> Chunk:
         chunk = Chunk(task.id, attempt, task.last_sequence + 1, count, text)

@@ -113,6 +113,9 @@ class TaskKeeper:
                 await self.sweep()
             except MeshError as error:
                 log.warning("sweep_failed", reason=error.reason)
+            except Exception as error:
+                # Without sweeps no lost runner would ever be noticed.
+                log.error("sweep_failed", exc_info=error)
             await asyncio.sleep(interval_s)
 
     async def sweep(self) -> None:

@@ -1,6 +1,9 @@
 """Between the contract's messages and the domain."""
 
+import re
 from collections.abc import Callable
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
@@ -36,6 +39,9 @@ from agentmesh_storage.domain import (
 
 MAX_PAGE = 1000
 _DEFAULT_PAGE = 50
+_END_TOKEN = re.compile(r"[0-9]{1,18}\.", re.ASCII)
+_STATES = frozenset(map(int, State))
+_MAX_MS = 2**62  # a database's integers end soon after
 
 
 def from_mutation(message: pb.Mutation, origin: str) -> Mutation:
@@ -95,7 +101,7 @@ def to_task(task: Task) -> task_pb2.Task:
     if task.input_request:
         message.input_request.ParseFromString(task.input_request)
     used = task.usage
-    if used.llm_calls:
+    if used != Usage():
         message.usage.CopyFrom(
             types_pb2.Usage(
                 input_tokens=used.input_tokens,
@@ -172,6 +178,8 @@ def page_size_of(asked: int) -> int:
 def from_list_request(tenant: str, request: task_service_pb2.ListTasksRequest) -> TaskFilter:
     """Read a filter; raise InvalidRequest for a label that is not key=value or a bad page token."""
     label = None
+    if any(state not in _STATES for state in request.states):
+        raise InvalidRequest("a field is wrong", violations=[("states", "holds a number that is no state")])
     if request.label:
         name, equals, value = request.label.partition("=")
         if not equals:
@@ -179,7 +187,7 @@ def from_list_request(tenant: str, request: task_service_pb2.ListTasksRequest) -
         label = (name, value)
     by_end = request.order == task_service_pb2.TASK_ORDER_END_TIME
     token = request.page_token
-    if token and (token.partition(".")[0].isdigit() and "." in token) != by_end:
+    if token and bool(_END_TOKEN.match(token)) != by_end:
         raise InvalidRequest("a field is wrong", violations=[("page_token", "is not from the page before")])
     return TaskFilter(
         tenant=tenant,
@@ -188,12 +196,16 @@ def from_list_request(tenant: str, request: task_service_pb2.ListTasksRequest) -
         states=tuple(State(state) for state in request.states),
         agent=request.agent,
         label=label,
-        created_after_ms=to_ms(request.created_after) if request.HasField("created_after") else None,
-        created_before_ms=to_ms(request.created_before) if request.HasField("created_before") else None,
+        created_after_ms=_bounded_ms(request.created_after) if request.HasField("created_after") else None,
+        created_before_ms=_bounded_ms(request.created_before) if request.HasField("created_before") else None,
         by_end=by_end,
         context_id=request.context_id,
         parent_id=request.parent_id,
     )
+
+
+def _bounded_ms(time: Timestamp) -> int:
+    return max(-_MAX_MS, min(to_ms(time), _MAX_MS))
 
 
 def _create(tenant: str, message: pb.CreateTask) -> CreateTask:

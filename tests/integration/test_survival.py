@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.support.mesh import Mesh
-from tests.support.reading import Log, echo, read_through
+from tests.support.reading import Log, echo, read_through, until_seen
 
 COMPLETED = 3
 
@@ -29,8 +29,7 @@ async def _kill_while_reading(mesh: Mesh, service: str, spec_count: int, **param
     seen: asyncio.Queue[int] = asyncio.Queue()
     spec = echo(count=spec_count, delay_ms=20, **parameters)
     reading = asyncio.create_task(read_through(mesh.router, spec, str(uuid.uuid4()), seen=seen))
-    while await seen.get() < spec_count // 3:
-        pass
+    await until_seen(reading, seen, spec_count // 3)
     await asyncio.to_thread(mesh.kill, service)
     return await asyncio.wait_for(reading, 40)
 

@@ -98,3 +98,17 @@ async def read_through(
                 log.reconnects += 1
                 await asyncio.sleep(0.05)
     return log
+
+
+async def until_seen(reading: "asyncio.Task[Log]", seen: "asyncio.Queue[int]", sequence: int) -> None:
+    """Wait until a reader has come to a sequence; raises what the reader raised."""
+    async with asyncio.timeout(30):
+        while True:
+            getting = asyncio.create_task(seen.get())
+            await asyncio.wait({getting, reading}, return_when=asyncio.FIRST_COMPLETED)
+            if not getting.done():
+                getting.cancel()
+                reading.result()
+                raise AssertionError("the task ended before it came so far")
+            if getting.result() >= sequence:
+                return

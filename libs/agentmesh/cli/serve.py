@@ -38,8 +38,9 @@ def serve(
         "insecure_dev": insecure_dev or None,
     }
     overrides = {key: value for key, value in given.items() if value is not None}
-    settings = config.load(config_file, overrides=overrides)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of it is in our own log
     _end_with_parent()
+    settings = config.load(config_file, overrides=overrides)
     found = [point for point in entry_points(group="agentmesh.services") if point.name == role]
     if not found:
         print(f"error: {role} is not installed: pip install 'agentmesh[{role}]'", file=sys.stderr)

@@ -28,7 +28,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 4_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 4_000),
     ("grpc.max_concurrent_streams", 100),
     ("grpc.server_handshake_timeout_ms", 3_000),
     ("grpc.max_receive_message_length", names.MAX_MESSAGE_BYTES),

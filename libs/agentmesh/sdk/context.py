@@ -397,7 +397,11 @@ class TaskContext:
         events = [_timed(event) for event in (*step.held, Event(step_completed=completed))]
         record.event_index = len(events) - 1
         self._journal.add(record)
-        await self._mesh.say(events, [record])
+        try:
+            await self._mesh.say(events, [record])
+        except BaseException:
+            self._journal.take_back(record)
+            raise
 
     async def _recorded(self, record: runner_pb.StepRecord) -> bytes:
         if record.result_artifact_id:

@@ -45,6 +45,11 @@ class Journal:
         self._unrecorded.clear()
         self._records[record.key] = record
 
+    def take_back(self, record: runner_pb.StepRecord) -> None:
+        """Forget a step that could not be said; the next one then carries what it carried."""
+        del self._records[record.key]
+        self._unrecorded.update(record.emitted)
+
     def is_news(self, scope: str) -> bool:
         """Count an event said outside of steps, and say whether no earlier attempt said it."""
         self._said[scope] += 1

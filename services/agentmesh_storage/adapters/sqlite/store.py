@@ -14,7 +14,6 @@ from agentmesh_storage.adapters.sqlite.rows import (
     TASK_COLUMNS,
     to_artifact,
     to_task,
-    to_tasks,
 )
 from agentmesh_storage.adapters.sqlite.writer import Writer
 from agentmesh_storage.domain import (
@@ -42,6 +41,9 @@ _PRAGMAS = (
     "PRAGMA temp_store = MEMORY",
 )
 _WRITE_TIMEOUT_S = 30.0
+_MAX_PAGE_BYTES = 2 * 1024 * 1024  # a page is one gRPC message
+_ROW_BYTES = 512  # what a task's other fields take at most, about
+_LAST_SEQUENCE = 2**62
 _CHUNKS = (
     "SELECT attempt, first_sequence, count, events FROM event_chunks "
     "WHERE task_id = ? AND first_sequence >= coalesce("
@@ -66,13 +68,16 @@ class SqliteTaskStore:
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
         self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-reader")
         connection = connect(path)
-        if create_tables:
-            migrate(connection)
-        elif waiting := pending(connection):
+        try:
+            if create_tables:
+                migrate(connection)
+            elif waiting := pending(connection):
+                raise WrongState(
+                    f"the database lacks migration {waiting[0].name}: run agentmesh migrate up", reason="NOT_MIGRATED"
+                )
+        except BaseException:
             connection.close()
-            raise WrongState(
-                f"the database lacks migration {waiting[0].name}: run agentmesh migrate up", reason="NOT_MIGRATED"
-            )
+            raise
         self._connection = connection
         self._writer = Writer(connection, max_losses=max_losses)
         self._reader = connect(path)
@@ -97,9 +102,7 @@ class SqliteTaskStore:
     async def list_tasks(self, filter: TaskFilter) -> Page:
         """See TaskStore."""
         sql, parameters = _list_query(filter)
-        tasks = to_tasks(await self._read(lambda: self._reader.execute(sql, parameters).fetchall()))
-        more = len(tasks) > filter.page_size
-        tasks = tasks[: filter.page_size]
+        tasks, more = await self._read(self._read_page, sql, parameters, filter.page_size)
         last = tasks[-1] if more else None
         if last is None:
             return Page(tasks, "")
@@ -109,7 +112,7 @@ class SqliteTaskStore:
         self, tenant: str, task_id: str, after_sequence: int, max_bytes: int
     ) -> tuple[list[Chunk], int, State]:
         """See TaskStore."""
-        return await self._read(self._read_chunks, tenant, task_id, after_sequence, max_bytes)
+        return await self._read(self._read_chunks, tenant, task_id, min(after_sequence, _LAST_SEQUENCE), max_bytes)
 
     async def read_steps(self, tenant: str, task_id: str, after: int, max_bytes: int) -> list[Step]:
         """See TaskStore."""
@@ -188,7 +191,21 @@ class SqliteTaskStore:
             ) from error
 
     async def _read(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._read_thread, function, *arguments)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._read_thread, function, *arguments)
+        except sqlite3.OperationalError as error:
+            raise Unavailable("storage can't read", reason="STORAGE_READ_FAILED", retry_after_s=1) from error
+
+    def _read_page(self, sql: str, parameters: list[Any], page_size: int) -> tuple[list[Task], bool]:
+        tasks: list[Task] = []
+        size = 0
+        for row in self._reader.execute(sql, parameters):
+            task = to_task(row)
+            size += len(task.spec) + len(task.result) + len(task.error) + _ROW_BYTES
+            if len(tasks) >= page_size or (tasks and size > _MAX_PAGE_BYTES):
+                return tasks, True
+            tasks.append(task)
+        return tasks, False
 
     def _find_task(self, tenant: str, task_id: str) -> Task:
         sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id = ? AND tenant = ?"  # noqa: S608

@@ -35,6 +35,7 @@ from agentmesh_storage.ports import News
 
 _DEADLINE_GRACE_MS = 5_000  # runner and router end a task in time; storage does when both are gone
 _SWEEP_LIMIT = 500
+_MAX_CLAIM_BYTES = 1024 * 1024  # of specs: one reply holds what one claim gives
 
 _BY_ID = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
 _BY_REQUEST = f"SELECT {TASK_COLUMNS} FROM tasks WHERE tenant = ? AND request_id = ? AND request_id <> ''"  # noqa: S608
@@ -83,16 +84,15 @@ class Writer:
         """Start attempts of ready tasks."""
         with _Transaction(self._db):
             ledger = Ledger(now_ms, self._max_losses)
-            claimed = []
+            self._load_runners(ledger, {offer.incarnation for offer in offers})
+            claimed: list[Claimed] = []
+            room = _MAX_CLAIM_BYTES
             for offer in offers:
-                for task in to_tasks(self._db.execute(_READY, (offer.agent, now_ms, offer.slots))):
-                    if task.id in ledger.tasks:
-                        continue
-                    ledger.tasks[task.id] = task
-                    if ledger.expire_if_due(task):
-                        continue
-                    chunk = ledger.start_attempt(task, Claim(offer.incarnation, offer.agent_version))
-                    claimed.append(Claimed(task, chunk))
+                # A lease that was lost meanwhile is never swept again: nobody would miss what it gets.
+                if ledger.lives(offer.incarnation) and room > 0:
+                    given = self._start_attempts(ledger, offer, room)
+                    room -= sum(len(claim.task.spec) for claim in given)
+                    claimed.extend(given)
             self._settle(ledger)
             self._write(ledger)
         return claimed, _news(ledger)
@@ -121,6 +121,21 @@ class Writer:
         """Run one statement in a transaction of its own."""
         with _Transaction(self._db):
             return self._db.execute(sql, parameters).fetchall()
+
+    def _start_attempts(self, ledger: Ledger, offer: Offer, max_bytes: int) -> list[Claimed]:
+        limit = offer.slots + len(ledger.tasks)  # those of earlier offers are still ready in the table
+        ready = to_tasks(self._db.execute(_READY, (offer.agent, ledger.now_ms, limit)))
+        ready = [task for task in ready if task.id not in ledger.tasks][: offer.slots]
+        self._load_ids(ledger, {task.parent_id for task in ready if task.parent_id})
+        claimed = []
+        for task in self._adopt(ledger, ready):
+            if max_bytes <= 0:
+                break
+            if not ledger.expire_if_due(task):
+                chunk = ledger.start_attempt(task, Claim(offer.incarnation, offer.agent_version))
+                claimed.append(Claimed(task, chunk))
+                max_bytes -= len(task.spec)
+        return claimed
 
     # -- rows in -----------------------------------------------------------------------------------------
 
@@ -157,10 +172,13 @@ class Writer:
                 ids.add(change.task_id)
         self._load_ids(ledger, ids)
         self._load_ids(ledger, {t.parent_id for t in list(ledger.tasks.values()) if t.parent_id})
+        self._load_runners(ledger, incarnations)
+        return ledger
+
+    def _load_runners(self, ledger: Ledger, incarnations: set[str]) -> None:
         for incarnation in incarnations:
             for row in self._db.execute(_RUNNERS, (incarnation,)):
                 ledger.runners[incarnation] = _runner(row)
-        return ledger
 
     def _load_ids(self, ledger: Ledger, ids: set[str]) -> None:
         missing = [task_id for task_id in ids if task_id not in ledger.tasks]
@@ -182,22 +200,26 @@ class Writer:
     def _settle(self, ledger: Ledger) -> None:
         """Take tasks from freed runners and stop the children of tasks that ended badly."""
         for incarnation in ledger.freed:
-            leased = self._adopt(ledger, to_tasks(self._db.execute(_LEASED, (incarnation,))))
-            self._load_ids(ledger, {task.parent_id for task in leased if task.parent_id})
-            for task in leased:
-                if task.incarnation == incarnation:
-                    ledger.lose(task)
+            for task in self._leased(ledger, incarnation):
+                ledger.lose(task)
         for sync in ledger.synced:
-            for task in self._adopt(ledger, to_tasks(self._db.execute(_LEASED, (sync.incarnation,)))):
-                if task.incarnation == sync.incarnation and task.id not in sync.running:
+            for task in self._leased(ledger, sync.incarnation):
+                if task.id not in sync.running:
                     ledger.hand_back(task)
         position = 0
         while position < len(ledger.ended_badly):
             parent_id = ledger.ended_badly[position]
             position += 1
-            for child in self._adopt(ledger, to_tasks(self._db.execute(_CHILDREN, (parent_id,)))):
+            self._adopt(ledger, to_tasks(self._db.execute(_CHILDREN, (parent_id,))))
+            for child in [task for task in ledger.tasks.values() if task.parent_id == parent_id]:
                 if not child.state.terminal:
                     ledger.cancel(child)
+
+    def _leased(self, ledger: Ledger, incarnation: str) -> list[Task]:
+        """Return what a runner holds, also what it got in this transaction, with the parents loaded."""
+        stored = self._adopt(ledger, to_tasks(self._db.execute(_LEASED, (incarnation,))))
+        self._load_ids(ledger, {task.parent_id for task in stored if task.parent_id})
+        return [task for task in ledger.tasks.values() if task.incarnation == incarnation]
 
     @staticmethod
     def _adopt(ledger: Ledger, tasks: list[Task]) -> list[Task]:
@@ -260,10 +282,12 @@ class _Transaction:
         self._db.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._db.execute("COMMIT")
-        elif self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
 
 def _runner(row: Iterable[object]) -> Runner:

@@ -1,0 +1,87 @@
+"""Runs an ASGI application on uvicorn inside our own event loop, with our own signals and our own drain."""
+
+import asyncio
+import math
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from agentmesh.kit.rpc_server import PortInUse, Tls
+from agentmesh_gateway.http_protocol import bounded_protocol
+from agentmesh_gateway.settings import Bounds
+
+_BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn would raise the signal again after the drain, and the process would die of it.
+        yield
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket; raise PortInUse if the address is taken or isn't this machine's."""
+    shown = f"{host}:{port}"
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # `localhost` can be both; the services that are told it listen on 127.0.0.1.
+        family, kind, protocol, _, address = min(found, key=lambda info: info[0] != socket.AF_INET)
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise PortInUse(f"can't listen on {shown}: no such address here", reason="NO_SUCH_ADDRESS") from error
+    try:
+        if os.name == "posix":  # elsewhere it would share the port with whoever has it
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise PortInUse(
+            f"can't listen on {shown}: is the port in use? Stop what uses it or choose another port",
+            reason="PORT_IN_USE",
+        ) from error
+    return listener
+
+
+async def serve_until(
+    stop: asyncio.Event,
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    bounds: Bounds,
+    draining: asyncio.Event,
+    drain_timeout_s: float,
+    tls: Tls | None = None,
+) -> None:
+    """Serve until `stop` is set, then set `draining` and let requests end for at most `drain_timeout_s`."""
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=bounded_protocol(bounds),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=math.ceil(drain_timeout_s),
+            ssl_certfile=tls.cert if tls else None,
+            ssl_keyfile=tls.key if tls else None,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        draining.set()
+        server.should_exit = True
+        await serving

@@ -1,0 +1,156 @@
+"""Events as an HTTP stream: server-sent events that a browser resumes, or a JSON object a line."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agentmesh.kit.errors import MeshError
+from agentmesh_gateway import metrics, problems
+from agentmesh_gateway.settings import Bounds
+from agentmesh_gateway.streaming import Streamed
+from agentmesh_gateway.task_events import Said, TaskEvents
+from agentmesh_gateway.transcoding import json_of
+
+EVENT_STREAM = "text/event-stream"
+JSON_LINES = "application/x-ndjson"
+_RECONNECT_MS = 1000
+
+
+class Form(Protocol):
+    """How events are written."""
+
+    media_type: str
+    opening: bytes
+    heartbeat: bytes
+
+    def event(self, said: Said) -> bytes:
+        """Write one event."""
+
+    def error(self, error: MeshError) -> bytes:
+        """Write why the stream ends before the task does."""
+
+
+class ServerSentEvents:
+    """One event a frame: its payload's name, its sequence as the id, its JSON as the data."""
+
+    media_type = EVENT_STREAM
+    opening = b"retry: %d\n\n" % _RECONNECT_MS
+    heartbeat = b": still here\n\n"
+
+    def event(self, said: Said) -> bytes:
+        """Write one event."""
+        name = said.event.WhichOneof("payload") or "unknown"
+        return b"event: %b\nid: %d\ndata: %b\n\n" % (name.encode(), said.sequence, _json_of(said))
+
+    def error(self, error: MeshError) -> bytes:
+        """Write why the stream ends before the task does."""
+        return b"event: error\ndata: %b\n\n" % problems.body_of(error)
+
+
+class JsonLines:
+    """One event a line; nothing is said in silence, because every line must be JSON."""
+
+    media_type = JSON_LINES
+    opening = b""
+    heartbeat = b""
+
+    def event(self, said: Said) -> bytes:
+        """Write one event."""
+        return _json_of(said) + b"\n"
+
+    def error(self, error: MeshError) -> bytes:
+        """Write why the stream ends before the task does."""
+        return problems.body_of(error) + b"\n"
+
+
+def form_for(request: Request) -> Form:
+    """Choose by what the client accepts; server-sent events unless it wants JSON only."""
+    accepted = request.headers.get("accept", "")
+    wants_json = JSON_LINES in accepted or problems.JSON in accepted
+    return JsonLines() if wants_json and EVENT_STREAM not in accepted else ServerSentEvents()
+
+
+def last_event_id(request: Request) -> int | None:
+    """Return the sequence that the client has already; None if it doesn't say, or says nothing."""
+    text = request.headers.get("last-event-id", "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise problems.invalid("Last-Event-ID", "must be the id of an event: a sequence number")
+    return int(text)
+
+
+async def respond(events: TaskEvents, form: Form, bounds: Bounds, draining: asyncio.Event) -> Response:
+    """Answer with a stream of events.
+
+    Waits up to `first_event_s` for the router, so that its refusal has a status of its own; 204 if the reader has
+    everything already, which also keeps a browser from asking again and again.
+    """
+    batches = events.batches()
+    pending = asyncio.create_task(_next(batches))
+    try:
+        done, _ = await asyncio.wait({pending}, timeout=bounds.first_event_s)
+        if done and pending.result() is None:
+            return Response(status_code=204)
+    except BaseException:
+        await _close(pending, batches)
+        raise
+    events.started = True
+    headers = {"content-type": form.media_type, "cache-control": "no-store", "x-accel-buffering": "no"}
+    return Streamed(_written(pending, batches, form, bounds, draining), headers=headers)
+
+
+async def _written(
+    pending: "asyncio.Task[Sequence[Said] | None]",
+    batches: AsyncGenerator[Sequence[Said], None],
+    form: Form,
+    bounds: Bounds,
+    draining: asyncio.Event,
+) -> AsyncGenerator[bytes, None]:
+    stopping = asyncio.create_task(draining.wait())
+    metrics.open_streams.inc()
+    try:
+        if form.opening:
+            yield form.opening
+        while True:
+            await asyncio.wait({pending, stopping}, timeout=bounds.heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
+            if pending.done():
+                try:
+                    batch = pending.result()
+                except MeshError as error:
+                    yield form.error(error)
+                    return
+                if batch is None:
+                    return
+                yield b"".join([form.event(said) for said in batch])
+                pending = asyncio.create_task(_next(batches))
+            elif stopping.done():
+                return
+            elif form.heartbeat:
+                yield form.heartbeat
+    finally:
+        metrics.open_streams.dec()
+        stopping.cancel()
+        await _close(pending, batches)
+
+
+async def _close(pending: "asyncio.Task[Sequence[Said] | None]", batches: AsyncGenerator[Sequence[Said], None]) -> None:
+    pending.cancel()
+    await asyncio.wait({pending})
+    if not pending.cancelled():
+        pending.exception()  # marks it as seen
+    await batches.aclose()
+
+
+async def _next(batches: AsyncGenerator[Sequence[Said], None]) -> Sequence[Said] | None:
+    return await anext(batches, None)
+
+
+def _json_of(said: Said) -> bytes:
+    # The sequence is an int64 of the contract, which protobuf JSON writes as text.
+    place = {"taskId": said.task_id, "sequence": str(said.sequence), "attempt": said.attempt}
+    return orjson.dumps(place | json_of(said.event))

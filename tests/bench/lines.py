@@ -1,0 +1,74 @@
+"""Which lines the table has, and which floor and goal each is held against."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+UNARY, EVENTS, PAIRS, IDLE_P50, IDLE_P99, START, MEMORY = "A1", "A2", "A3", "A4", "A5", "A6", "A7"
+
+ANCHORS = {
+    UNARY: "raw grpc.aio unary echo of 50 bytes, 32 in flight, calls/s",
+    EVENTS: "raw grpc.aio server streams of 50 messages of 50 bytes, one event each, 16 in flight, events/s",
+    PAIRS: "raw grpc.aio server streams of two messages, 32 in flight, streams/s",
+    IDLE_P50: "as A1, one call at a time, p50 in ms",
+    IDLE_P99: "as A1, one call at a time, p99 in ms",
+    START: "the anchors' server (one bare grpc.aio process), seconds from its start until it serves",
+    MEMORY: "the anchors' server, resident memory (RSS) before its first call, MiB",
+}
+
+NO_POSTGRES = "on SQLite: PostgreSQL comes with the next release"
+SAME_ROUTER = "same router: a second replica comes with the next release; the commit is inside the time"
+NOTES = (NO_POSTGRES, SAME_ROUTER)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the table. Floor and goal hold for the ratio to the anchor, or for the figure itself.
+
+    `anchor` is a key of ANCHORS.
+    """
+
+    key: str
+    what: str
+    unit: str
+    anchor: str
+    floor: float
+    goal: float
+    judged: Literal["ratio", "figure"] = "ratio"
+    better: Literal["higher", "lower"] = "higher"
+    note: str = ""
+
+    @property
+    def row(self) -> str:
+        """The row of the design's table, such as B1."""
+        return self.key.partition("/")[0]
+
+    def reaches(self, value: float, bound: float) -> bool:
+        """Say whether a value is at least as good as a bound."""
+        return value >= bound if self.better == "higher" else value <= bound
+
+
+def _latency(key: str, what: str, anchor: str, floor: float, goal: float, note: str = "") -> Line:
+    return Line(key, what, "ms", anchor, floor, goal, "figure", "lower", note)
+
+
+LINES = (
+    Line("B1/32", "RunTasks, 1 event a task, 32 in flight", "tasks/s", UNARY, 1.0, 1.4, note=NO_POSTGRES),
+    Line("B1/256", "RunTasks, 1 event a task, 256 in flight", "tasks/s", UNARY, 1.8, 2.5, note=NO_POSTGRES),
+    Line("B2/unary", "StreamTask, 1 event a task, 32 in flight", "tasks/s", UNARY, 0.34, 0.45, note=NO_POSTGRES),
+    Line("B2/pairs", "StreamTask, 1 event a task, 32 in flight", "tasks/s", PAIRS, 0.55, 0.75, note=NO_POSTGRES),
+    Line("B3/32", "RunTasks, 1 event a task, 32 in flight", "tasks/s", UNARY, 1.0, 1.4),
+    Line("B3/256", "RunTasks, 1 event a task, 256 in flight", "tasks/s", UNARY, 1.8, 2.5),
+    Line("B4/run", "RunTasks, 50 events a task, 16 in flight", "events/s", EVENTS, 1.8, 2.5),
+    Line("B4/stream", "StreamTask, 50 events a task, 16 in flight", "events/s", EVENTS, 1.0, 1.4),
+    _latency("B5/submitted-p50", "idle: submit to SUBMITTED, p50", IDLE_P50, 4, 2.5),
+    _latency("B5/submitted-p99", "idle: submit to SUBMITTED, p99", IDLE_P99, 12, 6),
+    _latency("B5/event-p50", "idle: submit to first agent event, p50", IDLE_P50, 6, 4),
+    _latency("B5/event-p99", "idle: submit to first agent event, p99", IDLE_P99, 15, 9),
+    _latency("B6/p99", "said to seen by a second watcher, p99", IDLE_P99, 25, 10, SAME_ROUTER),
+    Line("B7/replay", "replay of a 10,000-event log", "events/s", EVENTS, 200_000, 500_000, "figure"),
+    Line("B8/accept", "SubmitTask, accept only, 32 in flight", "tasks/s", UNARY, 0.5, 0.7),
+    Line("B16/start", "`agentmesh up` to all five SERVING", "s", START, 5, 3, "figure", "lower"),
+    Line("B16/memory", "resident memory (RSS) of all five, idle", "MiB", MEMORY, 450, 350, "figure", "lower"),
+)
+
+ROWS = tuple(dict.fromkeys(line.row for line in LINES))

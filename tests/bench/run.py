@@ -1,0 +1,108 @@
+"""The run: each repeat on a mesh of its own, each row beside its anchors, a row that fails beside the others."""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentmesh.client import AsyncClient
+from tests.bench import latency, machine, throughput
+from tests.bench.anchors import Anchors
+from tests.bench.deployment import BUILT_IN, FOREIGN, Deployment, at_rest, running, started
+from tests.bench.figures import Outcome, Sample
+from tests.bench.target import Target
+
+_ROW_S = 60.0
+_CONTACT_S = 5.0
+
+Measure = Callable[[Target, str], Awaitable[Mapping[str, Sample]]]
+
+# In this order: idle rows before the disk and the database are busy, B8's parked tasks last.
+MEASURES: Mapping[str, Measure] = {
+    "B5": latency.first_events,
+    "B6": latency.second_watcher,
+    "B1": throughput.lane,
+    "B2": throughput.stream,
+    "B3": throughput.lane,
+    "B4": throughput.many_events,
+    "B7": latency.replay,
+    "B8": throughput.accept,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run, and how thoroughly."""
+
+    rows: Sequence[str]
+    repeats: int = 3
+    load_s: float = 3.0
+    probes: int = 400
+    settle_s: float = 3.0
+    address: str | None = None
+
+
+async def run(plan: Plan) -> Outcome:
+    """Run every row of the plan in each repeat; what fails is in the outcome, and doesn't stop the rest."""
+    samples: dict[str, list[Sample]] = {}
+    faults: dict[str, str] = {}
+    facts: dict[str, str] = {}
+    for repeat in range(1, plan.repeats + 1):
+        with tempfile.TemporaryDirectory(prefix="agentmesh-bench-") as folder:
+            facts = facts or machine.describe(Path(folder))
+            try:
+                async with AsyncExitStack() as stack:
+                    anchors = await stack.enter_async_context(Anchors())
+                    deployment = await stack.enter_async_context(_deployed(plan, Path(folder) / "data"))
+                    for row in _ordered(plan.rows):
+                        _say(f"repeat {repeat} of {plan.repeats}: {row}")
+                        try:
+                            measured = await _measure(plan, row, deployment, anchors)
+                        except Exception as error:  # noqa: BLE001 - reported as the row's fault; the run fails in the end
+                            faults[row] = _describe(error)
+                            _say(f"{row} failed: {faults[row]}")
+                            continue
+                        for key, sample in measured.items():
+                            samples.setdefault(key, []).append(sample)
+            except (TimeoutError, OSError, ExceptionGroup) as error:
+                faults |= {row: _describe(error) for row in plan.rows if row not in faults}
+                _say(f"repeat {repeat} failed: {_describe(error)}")
+                break
+    return Outcome(plan.rows, plan.repeats, samples, faults, facts, FOREIGN if plan.address else BUILT_IN)
+
+
+@asynccontextmanager
+async def _deployed(plan: Plan, data_dir: Path) -> AsyncIterator[Deployment]:
+    if plan.address is not None:
+        yield running(plan.address)
+        return
+    _say("starting the mesh")
+    async with started(data_dir) as deployment:
+        yield deployment
+
+
+async def _measure(plan: Plan, row: str, deployment: Deployment, anchors: Anchors) -> Mapping[str, Sample]:
+    async with asyncio.timeout(_ROW_S):
+        if row == "B16":
+            return await at_rest(deployment, anchors, plan.settle_s, row)
+        async with AsyncClient(deployment.address, token=deployment.token, first_contact_s=_CONTACT_S) as client:
+            return await MEASURES[row](Target(client, anchors, plan.load_s, plan.probes), row)
+
+
+def _ordered(rows: Sequence[str]) -> list[str]:
+    """Put the idle mesh's memory before everything that fills it."""
+    return [row for row in ("B16", *MEASURES) if row in rows]
+
+
+def _describe(error: BaseException) -> str:
+    """Return the first cause in one line; a task group wraps what its tasks raised."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

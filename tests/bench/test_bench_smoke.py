@@ -1,0 +1,51 @@
+"""`make bench` is run as a command: it must give what it was asked for, and fail when it can't."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.ports import free_ports
+
+_ROOT = Path(__file__).parents[2]
+
+
+def _bench(*arguments: str) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "--quick", "--json", *arguments],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    document: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, document
+
+
+def test_the_rows_that_were_asked_for_are_measured_on_a_real_mesh() -> None:
+    code, document = _bench("--only", "B5,B16")
+
+    assert code == 0, document
+    assert {row["row"] for row in document["rows"]} == {"B5", "B16"}
+    assert document["missing"] == []
+    assert document["faults"] == {}
+    for row in document["rows"]:
+        assert row["figure"]["median"] > 0
+        assert row["anchor"]["median"] > 0
+        assert row["ratio"]["min"] <= row["ratio"]["median"] <= row["ratio"]["max"]
+        assert row["floor"]
+        assert row["goal"]
+        assert (row["database"], row["fsync"]) == ("SQLite", "on")
+        assert row["features"]
+
+
+def test_a_row_that_can_not_be_measured_makes_the_run_fail() -> None:
+    nobody = f"127.0.0.1:{free_ports()}"
+
+    code, document = _bench("--only", "B5", "--address", nobody)
+
+    assert code == 1
+    assert document["rows"] == []
+    assert "B5/submitted-p50" in document["missing"]
+    assert "Unavailable" in document["faults"]["B5"]
