@@ -45,7 +45,8 @@ class FakeMesh:
     """Serves tasks that are complete as soon as they are submitted.
 
     `break_after` are the numbers of events after which one stream call after the other is cut with UNAVAILABLE
-    (a stream that isn't named runs to its end); `overlap` is how many events a watch repeats.
+    (a stream that isn't named runs to its end); `overlap` is how many events a watch repeats; with `stall`, no task
+    ever ends.
     """
 
     break_after: list[int] = field(default_factory=list)
@@ -59,6 +60,7 @@ class FakeMesh:
     canceled: list[str] = field(default_factory=list)
     seen_metadata: list[str] = field(default_factory=list)
     held: asyncio.Event | None = None
+    stall: bool = False
 
     def accept(self, request_id: str, spec: task_pb2.TaskSpec) -> str:
         """Accept a task once for each request_id."""
@@ -77,17 +79,13 @@ class FakeMesh:
         task_id = self.accept(request.request_id, request.spec)
         return pb.SubmitTaskResponse(task=task_pb2.Task(id=task_id, spec=request.spec))
 
-    async def stream_task(
-        self, request: pb.StreamTaskRequest, call: Call
-    ) -> AsyncIterator[pb.StreamTaskResponse]:
+    async def stream_task(self, request: pb.StreamTaskRequest, call: Call) -> AsyncIterator[pb.StreamTaskResponse]:
         task_id = self.accept(request.request_id, request.spec)
         self._enter("StreamTask", call)
         async for chunk in self._play(task_id, 0):
             yield pb.StreamTaskResponse(chunks=[chunk])
 
-    async def watch_task(
-        self, request: pb.WatchTaskRequest, call: Call
-    ) -> AsyncIterator[pb.WatchTaskResponse]:
+    async def watch_task(self, request: pb.WatchTaskRequest, call: Call) -> AsyncIterator[pb.WatchTaskResponse]:
         self._enter("WatchTask", call)
         if request.task_id not in self.logs:
             raise NotFound("there is no such task")
@@ -147,9 +145,7 @@ class FakeMesh:
         self.canceled.append(request.task_id)
         return pb.CancelTaskResponse(task=task_pb2.Task(id=request.task_id))
 
-    async def send_task_input(
-        self, request: pb.SendTaskInputRequest, call: Call
-    ) -> pb.SendTaskInputResponse:
+    async def send_task_input(self, request: pb.SendTaskInputRequest, call: Call) -> pb.SendTaskInputResponse:
         self._enter("SendTaskInput", call)
         return pb.SendTaskInputResponse(task=task_pb2.Task(id=request.task_id))
 
@@ -178,17 +174,15 @@ class FakeMesh:
         if self.refuse_first and method != "RunTasks":
             raise self.refuse_first.pop(0)
 
-    async def _play(
-        self, task_id: str, after: int, *, cut: bool = True
-    ) -> AsyncIterator[events_pb2.EventChunk]:
+    async def _play(self, task_id: str, after: int, *, cut: bool = True) -> AsyncIterator[events_pb2.EventChunk]:
         limit = self.break_after.pop(0) if cut and self.break_after else -1
         events = self.logs[task_id][after:]
         for number, event in enumerate(events):
+            if self.stall and number == len(events) - 1:
+                await asyncio.Event().wait()
             if number == limit:
                 raise Unavailable("cut")
-            yield events_pb2.EventChunk(
-                task_id=task_id, attempt=1, first_sequence=after + number + 1, events=[event]
-            )
+            yield events_pb2.EventChunk(task_id=task_id, attempt=1, first_sequence=after + number + 1, events=[event])
 
 
 @asynccontextmanager

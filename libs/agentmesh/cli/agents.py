@@ -53,6 +53,7 @@ def _show(agent: task_pb2.Agent, as_json: bool) -> None:
 
 
 def _type(field: dict[str, object]) -> str:
-    if isinstance(field.get("enum"), list):
-        return " | ".join(map(str, field["enum"]))  # type: ignore[arg-type]
+    choices = field.get("enum")
+    if isinstance(choices, list):
+        return " | ".join(map(str, choices))
     return str(field.get("type", "any"))

@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agentmesh.api.task.v1 import events_pb2
 from agentmesh.api.types.v1 import types_pb2
@@ -16,7 +17,7 @@ from agentmesh.cli.saving import save_all
 from agentmesh.cli.views import View
 from agentmesh.client import TERMINAL, AsyncClient, Event, Folder, Json
 from agentmesh.client.result import total_usage
-from agentmesh.kit.errors import MeshError, WrongState
+from agentmesh.kit.errors import MeshError, WrongState, from_status
 
 _EXIT_CODES = {
     events_pb2.TASK_STATE_COMPLETED: failures.COMPLETED,
@@ -66,7 +67,9 @@ class Follower:
             while True:
                 coming = coming or asyncio.ensure_future(anext(events, None))
                 signalled = asyncio.ensure_future(self._interrupted.wait())
-                waiting = {coming, signalled} | {one for one in (self._answer, self._choice) if one is not None}
+                waiting: set[asyncio.Future[Any]] = {coming, signalled} | {
+                    one for one in (self._answer, self._choice) if one is not None
+                }
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 signalled.cancel()
                 code = await self._decide()
@@ -193,7 +196,5 @@ class Follower:
     def _explain(self) -> None:
         note(f"task {self.task_id} is {state_word(self.end.state)}")
         if self.end.HasField("error"):
-            from agentmesh.kit.errors import from_status
-
             failures.report(from_status(self.end.error))
             note(f"  try again with: agentmesh tasks retry {self.task_id}")

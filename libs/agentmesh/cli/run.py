@@ -15,7 +15,7 @@ from agentmesh.cli.following import Follower
 from agentmesh.cli.output import note
 from agentmesh.cli.parameters import texts_of, values_of
 from agentmesh.cli.views import view_for
-from agentmesh.client import TERMINAL, TaskOptions
+from agentmesh.client import TERMINAL, MeshError, TaskOptions
 
 _OUTPUT = Path("agentmesh-output")
 
@@ -120,7 +120,7 @@ async def _run(
         follower = Follower(client, view, Asker() if person else None)
         try:
             code = await follower.follow(client.stream(agent, prompt, request_id=request_id, **options))
-        except failures.MeshError:
+        except MeshError:
             if follower.task_id:
                 note(f"the task may go on; come back with: agentmesh tasks watch {follower.task_id}")
             raise

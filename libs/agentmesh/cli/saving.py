@@ -41,7 +41,7 @@ async def save_all(
     saved: dict[str, tuple[types_pb2.Artifact, Path]] = {}
     for artifact in artifacts:
         if artifact.artifact_id not in saved:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
             saved[artifact.artifact_id] = (artifact, await _save(client, artifact, folder))
     return list(saved.values())
 
@@ -59,6 +59,10 @@ async def _save(client: AsyncClient, artifact: types_pb2.Artifact, folder: Path)
             return path
         except FileExistsError:
             number += 1
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -62,9 +62,7 @@ def test_step_that_had_not_finished_is_dropped_even_if_a_later_one_had() -> None
 
 
 def test_step_completed_after_the_line_does_not_save_its_events() -> None:
-    _, retracted = fold(
-        (1, delta("a", "a")), (1, completed("b")), (1, completed("a")), (2, started(2, 2))
-    )
+    _, retracted = fold((1, delta("a", "a")), (1, completed("b")), (1, completed("a")), (2, started(2, 2)))
     assert retracted[3] == [1, 3]
 
 

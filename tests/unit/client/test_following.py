@@ -50,7 +50,9 @@ async def test_events_that_come_again_are_dropped() -> None:
 
 
 def test_chunk_that_overlaps_in_part_is_cut_and_one_that_leaves_a_gap_is_refused() -> None:
-    chunk = events_pb2.EventChunk(task_id="t", attempt=2, first_sequence=5, events=[message(str(n)) for n in range(5, 9)])
+    chunk = events_pb2.EventChunk(
+        task_id="t", attempt=2, first_sequence=5, events=[message(str(n)) for n in range(5, 9)]
+    )
     cut = news_in(chunk, 6)
     assert cut is not None
     assert (cut.first_sequence, cut.attempt, len(cut.events)) == (7, 2, 2)

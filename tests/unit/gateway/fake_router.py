@@ -190,6 +190,8 @@ class FakeArtifacts:
             if len(content) > self.max_bytes:
                 raise MeshError("too large")
         assert head is not None
+        # The requests of a canceled call end like those of a whole one; the cancellation comes a moment later.
+        await asyncio.sleep(0.05)
         kept = self.kept[self.keep(head.name, head.media_type, bytes(content))]
         return artifact_pb.CreateArtifactResponse(artifact=kept[0])
 
