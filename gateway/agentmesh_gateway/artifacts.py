@@ -157,7 +157,10 @@ def _head(request: Request) -> pb.CreateArtifactRequest:
         raise problems.HttpProblem(415, "send the file itself as the body, not a form", reason="FORM_NOT_TAKEN")
     if media_type in ("", _FORM):  # what clients say when nobody told them
         media_type = mimetypes.guess_type(name)[0] or _OCTETS
-    return pb.CreateArtifactRequest(name=name, media_type=media_type)
+    length = request.headers.get("content-length", "")
+    return pb.CreateArtifactRequest(
+        name=name, media_type=media_type, size_bytes=int(length) if length.isdecimal() else 0
+    )
 
 
 async def _pieces(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

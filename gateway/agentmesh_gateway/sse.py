@@ -18,6 +18,8 @@ from agentmesh_gateway.transcoding import json_of
 EVENT_STREAM = "text/event-stream"
 JSON_LINES = "application/x-ndjson"
 _RECONNECT_MS = 1000
+# Not line ends by the standard, but by the libraries that many readers split lines with.
+_LINE_ENDS = tuple((character.encode(), b"\\u%04x" % ord(character)) for character in "\x85\u2028\u2029")
 
 
 class Form(Protocol):
@@ -153,4 +155,7 @@ async def _next(batches: AsyncGenerator[Sequence[Said], None]) -> Sequence[Said]
 def _json_of(said: Said) -> bytes:
     # The sequence is an int64 of the contract, which protobuf JSON writes as text.
     place = {"taskId": said.task_id, "sequence": str(said.sequence), "attempt": said.attempt}
-    return orjson.dumps(place | json_of(said.event))
+    data = orjson.dumps(place | json_of(said.event))
+    for character, escape in _LINE_ENDS:
+        data = data.replace(character, escape)
+    return data

@@ -117,7 +117,7 @@ class TaskEvents:
                 if self.ended:
                     return
         # A watch that begins after the terminal event has nothing to say.
-        if heard or self._method is not WATCH_TASK or not await self._task_has_ended():
+        if heard or self._method is not WATCH_TASK or not await self._nothing_is_left():
             raise errors.Unavailable("the stream was cut off", reason="STREAM_INTERRUPTED")
         self.ended = True
 
@@ -141,9 +141,9 @@ class TaskEvents:
         self._method = WATCH_TASK
         self._request = task_service_pb2.WatchTaskRequest(task_id=self._task_id, after_sequence=self._last)
 
-    async def _task_has_ended(self) -> bool:
+    async def _nothing_is_left(self) -> bool:
         answer = await self._unary(_GET_TASK, task_service_pb2.GetTaskRequest(task_id=self._task_id))
-        return answer.task.state in TERMINAL
+        return answer.task.state in TERMINAL and answer.task.last_sequence <= self._last
 
     async def _cancel(self) -> None:
         # The router does it for the call that submitted the task, but that call may be long gone. It goes on

@@ -104,7 +104,11 @@ class ArtifactApi:
 
 def _create(request: Any, tenant: str) -> storage_pb.CreateArtifactRequest:
     return storage_pb.CreateArtifactRequest(
-        tenant=tenant, name=request.name, media_type=request.media_type, content=request.content
+        tenant=tenant,
+        name=request.name,
+        media_type=request.media_type,
+        content=request.content,
+        size_bytes=len(request.content) if isinstance(request, pb.UploadArtifactRequest) else request.size_bytes,
     )
 
 

@@ -67,6 +67,8 @@ class AttemptLog:
             while self._bytes >= MAX_UNACKED_BYTES:
                 self._room.clear()
                 await self._room.wait()
+            if self.ended:
+                raise AgentError("ATTEMPT_ENDED", "the attempt has ended: nothing can be said any more")
             self._add(_Group(events, count, steps))
 
     def end(self, outcome: pb.Outcome) -> None:

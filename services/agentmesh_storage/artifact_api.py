@@ -46,6 +46,9 @@ class ArtifactApi:
 
         artifact_id = new_id()
         size, sha256 = await self._files.write(artifact_id, content(), self._max_bytes)
+        if head.size_bytes and size != head.size_bytes:
+            await self._files.delete(artifact_id)
+            raise InvalidRequest("the stream is not as long as it said", reason="ARTIFACT_CUT")
         artifact = Artifact(
             id=artifact_id,
             tenant=tenant,

@@ -13,6 +13,7 @@ from tests.bench import latency, machine, throughput
 from tests.bench.anchors import Anchors
 from tests.bench.deployment import BUILT_IN, FOREIGN, Deployment, at_rest, running, started
 from tests.bench.figures import Outcome, Sample
+from tests.bench.noise import Noise
 from tests.bench.target import Target
 
 _ROW_S = 60.0
@@ -50,6 +51,7 @@ async def run(plan: Plan) -> Outcome:
     samples: dict[str, list[Sample]] = {}
     faults: dict[str, str] = {}
     facts: dict[str, str] = {}
+    shares: list[float] = []
     for repeat in range(1, plan.repeats + 1):
         with tempfile.TemporaryDirectory(prefix="agentmesh-bench-") as folder:
             facts = facts or machine.describe(Path(folder))
@@ -57,6 +59,7 @@ async def run(plan: Plan) -> Outcome:
                 async with AsyncExitStack() as stack:
                     anchors = await stack.enter_async_context(Anchors())
                     deployment = await stack.enter_async_context(_deployed(plan, Path(folder) / "data"))
+                    noise = Noise()
                     for row in _ordered(plan.rows):
                         _say(f"repeat {repeat} of {plan.repeats}: {row}")
                         try:
@@ -67,10 +70,13 @@ async def run(plan: Plan) -> Outcome:
                             continue
                         for key, sample in measured.items():
                             samples.setdefault(key, []).append(sample)
+                    shares.append(noise.share())
             except (TimeoutError, OSError, ExceptionGroup) as error:
                 faults |= {row: _describe(error) for row in plan.rows if row not in faults}
                 _say(f"repeat {repeat} failed: {_describe(error)}")
                 break
+    if shares and not plan.address:
+        facts["noise"] = f"other programs took up to {max(shares):.0%} of the CPU time in a repeat"
     return Outcome(plan.rows, plan.repeats, samples, faults, facts, FOREIGN if plan.address else BUILT_IN)
 
 

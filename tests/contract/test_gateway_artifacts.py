@@ -18,7 +18,9 @@ async def mesh():
         yield made
 
 
-def kept(mesh: Running, name: str = "data.bin", media_type: str = "application/x-data", content: bytes = CONTENT) -> str:
+def kept(
+    mesh: Running, name: str = "data.bin", media_type: str = "application/x-data", content: bytes = CONTENT
+) -> str:
     return f"/v1/artifacts/{mesh.artifacts.keep(name, media_type, content)}/content"
 
 
@@ -207,8 +209,13 @@ async def test_an_empty_file_can_be_uploaded(mesh: Running):
 
 @pytest.mark.parametrize(
     ("query", "media_type", "status"),
-    [("", "text/plain", 400), ("name=", "text/plain", 400), ("name=a&x=1", "text/plain", 400)]
-    + [("name=a&name=b", "text/plain", 400), ("name=a", "multipart/form-data; boundary=x", 415)],
+    [
+        ("", "text/plain", 400),
+        ("name=", "text/plain", 400),
+        ("name=a&x=1", "text/plain", 400),
+        ("name=a&name=b", "text/plain", 400),
+        ("name=a", "multipart/form-data; boundary=x", 415),
+    ],
 )
 async def test_a_raw_upload_needs_one_name_and_no_form(mesh: Running, query: str, media_type: str, status: int):
     answer = await mesh.client.post(f"/v1/artifacts?{query}", content=b"x", headers={"content-type": media_type})
@@ -230,7 +237,9 @@ async def test_an_upload_that_the_router_refuses_early_gets_its_answer(mesh: Run
 
 async def test_an_upload_that_breaks_off_is_not_kept(mesh: Running):
     _, writer = await asyncio.open_connection("127.0.0.1", mesh.port)
-    head = "POST /v1/artifacts?name=a HTTP/1.1\r\nhost: localhost\r\ncontent-type: a/b\r\ncontent-length: 999999\r\n\r\n"
+    head = (
+        "POST /v1/artifacts?name=a HTTP/1.1\r\nhost: localhost\r\ncontent-type: a/b\r\ncontent-length: 999999\r\n\r\n"
+    )
     writer.write(head.encode() + bytes(400_000))
     await writer.drain()
     async with asyncio.timeout(5):

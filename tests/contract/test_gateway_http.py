@@ -141,7 +141,12 @@ async def test_a_body_that_contradicts_the_path_is_refused(mesh: Running):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"{", "MALFORMED_JSON"), (b"[1]", "MALFORMED_JSON"), (b'{"a":NaN}', "MALFORMED_JSON"), (b"\xff", "MALFORMED_JSON")],
+    [
+        (b"{", "MALFORMED_JSON"),
+        (b"[1]", "MALFORMED_JSON"),
+        (b'{"a":NaN}', "MALFORMED_JSON"),
+        (b"\xff", "MALFORMED_JSON"),
+    ],
 )
 async def test_a_body_that_is_no_json_object_is_refused(mesh: Running, content: bytes, reason: str):
     answer = await mesh.client.post("/v1/tasks", content=content, headers={"content-type": "application/json"})
@@ -179,7 +184,11 @@ async def test_an_unknown_path_and_a_wrong_method_have_the_shape_of_every_error(
     absent = await mesh.client.get("/v2/nothing")
     assert (absent.status_code, reason_of(absent)) == (404, "NO_SUCH_PATH")
     wrong = await mesh.client.put("/v1/tasks", json={})
-    assert (wrong.status_code, reason_of(wrong), wrong.headers["allow"]) == (405, "METHOD_NOT_ALLOWED", "GET, HEAD, POST")
+    assert (wrong.status_code, reason_of(wrong), wrong.headers["allow"]) == (
+        405,
+        "METHOD_NOT_ALLOWED",
+        "GET, HEAD, POST",
+    )
     verb = await mesh.client.get("/v1/tasks/t-1:cancel")
     assert (verb.status_code, verb.headers["allow"]) == (405, "POST")
     page = await mesh.client.post("/health")

@@ -44,12 +44,19 @@ def _show(agent: task_pb2.Agent, as_json: bool) -> None:
             print(f"  agentmesh run {agent.name} {json.dumps(printable(example), ensure_ascii=False)}")
     schema = json_format.MessageToDict(agent.parameters_schema)
     rows = [
-        (key, _type(field), json.dumps(field["default"]) if "default" in field else "", field.get("description", ""))
-        for key, field in schema.get("properties", {}).items()
+        (key, _type(field), _default(field), str(field.get("description", "")))
+        for key, field in sorted(schema.get("properties", {}).items())
     ]
     if rows:
         print()
         print_table(("PARAMETER", "TYPE", "DEFAULT", "MEANING"), rows)
+
+
+def _default(field: dict[str, object]) -> str:
+    value = field.get("default")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a Struct knows no integers
+    return json.dumps(value, ensure_ascii=False) if "default" in field else ""
 
 
 def _type(field: dict[str, object]) -> str:

@@ -54,8 +54,8 @@ class Follower:
         loop = asyncio.get_running_loop()
         try:
             loop.add_signal_handler(signal.SIGINT, self._interrupt)
-        except NotImplementedError:  # Windows: Ctrl-C ends the command, the task goes on
-            self._interrupts = 0
+        except (NotImplementedError, RuntimeError):  # Windows, or not the main thread
+            self._interrupts = 0  # Ctrl-C then ends the command as usual; the task goes on
         try:
             return await self._follow(events)
         finally:
@@ -67,9 +67,8 @@ class Follower:
             while True:
                 coming = coming or asyncio.ensure_future(anext(events, None))
                 signalled = asyncio.ensure_future(self._interrupted.wait())
-                waiting: set[asyncio.Future[Any]] = {coming, signalled} | {
-                    one for one in (self._answer, self._choice) if one is not None
-                }
+                waiting: list[asyncio.Future[Any]] = [coming, signalled]
+                waiting += [one for one in (self._answer, self._choice) if one is not None]
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 signalled.cancel()
                 code = await self._decide()

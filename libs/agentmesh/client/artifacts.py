@@ -115,7 +115,8 @@ def _discard(temporary: Path) -> None:
 
 
 async def _pieces(source: Path | bytes, name: str, media_type: str) -> AsyncIterator[pb.CreateArtifactRequest]:
-    yield pb.CreateArtifactRequest(name=name, media_type=media_type)
+    size = len(source) if isinstance(source, bytes) else (await asyncio.to_thread(source.stat)).st_size
+    yield pb.CreateArtifactRequest(name=name, media_type=media_type, size_bytes=size)
     if isinstance(source, bytes):
         for piece in _cut(source):
             yield pb.CreateArtifactRequest(content=piece)

@@ -87,9 +87,7 @@ class Keyring:
     def _derive(self, label: str) -> bytes:
         cached = _derived.get((self.secret, label))
         if cached is None:
-            cached = _derived[self.secret, label] = hmac.digest(
-                self.secret.encode(), label.encode(), "sha256"
-            )
+            cached = _derived[self.secret, label] = hmac.digest(self.secret.encode(), label.encode(), "sha256")
         return cached
 
 
@@ -121,9 +119,7 @@ class Authenticator:
     (development on loopback), a client without a key is the tenant `default`.
     """
 
-    def __init__(
-        self, keyring: Keyring, *, anonymous: bool, api_keys: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, keyring: Keyring, *, anonymous: bool, api_keys: Mapping[str, str] | None = None) -> None:
         self._keyring = keyring
         self._anonymous = anonymous
         self._api_keys = dict(api_keys or {})

@@ -94,9 +94,7 @@ class Batcher(Generic[T, R]):
         name: str = "batch",
     ) -> None:
         if min(max_items, max_queued, max_in_flight, overlap_at) < 1 or ticks < 0:
-            raise ValueError(
-                "max_items, max_queued, max_in_flight and overlap_at are at least 1, ticks at least 0"
-            )
+            raise ValueError("max_items, max_queued, max_in_flight and overlap_at are at least 1, ticks at least 0")
         if (max_bytes is None) != (size_of is None):
             raise ValueError("max_bytes and size_of go together")
         self._handle = handle
@@ -215,9 +213,7 @@ class Batcher(Generic[T, R]):
         return line[0] if line else None
 
     def _is_full(self) -> bool:
-        return self._live >= self._max_items or (
-            self._max_bytes is not None and self._bytes >= self._max_bytes
-        )
+        return self._live >= self._max_items or (self._max_bytes is not None and self._bytes >= self._max_bytes)
 
     def _wants_batch(self) -> bool:
         if self._collecting or not self._live:
@@ -231,9 +227,7 @@ class Batcher(Generic[T, R]):
 
     def _start_worker(self) -> None:
         self._collecting = True
-        task = asyncio.get_running_loop().create_task(
-            self._work(), name=self._name, context=self._context.copy()
-        )
+        task = asyncio.get_running_loop().create_task(self._work(), name=self._name, context=self._context.copy())
         self._workers.add(task)
         task.add_done_callback(self._worker_done)
 

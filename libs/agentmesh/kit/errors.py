@@ -164,9 +164,7 @@ def to_status(error: MeshError) -> status_pb2.Status:
     """Write an error as google.rpc.Status with ErrorInfo and what else it carries."""
     status = status_pb2.Status(code=int(error.code.value[0]), message=error.message)
     metadata = {"error_id": new_error_id(), **error.metadata}
-    _pack(
-        status, error_details_pb2.ErrorInfo(reason=error.reason, domain=names.ERROR_DOMAIN, metadata=metadata)
-    )
+    _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=names.ERROR_DOMAIN, metadata=metadata))
     if error.violations:
         bad = error_details_pb2.BadRequest()
         for field, description in error.violations:

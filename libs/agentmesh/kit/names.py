@@ -36,6 +36,10 @@ ROUTER_FREE_SLOTS: Final = "agentmesh_router_free_slots"
 STORAGE_LEASES_LOST_TOTAL: Final = "agentmesh_storage_leases_lost_total"
 LLM_JOINED_TOTAL: Final = "agentmesh_llm_joined_total"
 LLM_TOKENS_TOTAL: Final = "agentmesh_llm_tokens_total"
+GATEWAY_REQUESTS_TOTAL: Final = "agentmesh_gateway_requests_total"
+GATEWAY_REQUEST_DURATION: Final = "agentmesh_gateway_request_duration_seconds"
+GATEWAY_OPEN_STREAMS: Final = "agentmesh_gateway_open_streams"
+GATEWAY_STREAM_RESUMES_TOTAL: Final = "agentmesh_gateway_stream_resumes_total"
 
 # Bounds that the contract and the promises fix.
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024

@@ -45,9 +45,7 @@ def bearer(token: str) -> Metadata:
     return ((names.AUTHORIZATION, f"Bearer {token}"),)
 
 
-async def unary(
-    method: Any, request: Any, *, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()
-) -> Any:
+async def unary(method: Any, request: Any, *, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()) -> Any:
     """Make a unary call; raise the MeshError that the peer meant."""
     try:
         return await method(request, timeout=timeout_s, metadata=metadata)

@@ -87,9 +87,7 @@ def build_server(
         for method in descriptor.methods:
             function = getattr(implementation, _snake(method.name))
             handlers[method.name] = _handler(method, function, access, authenticator)
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(descriptor.full_name, handlers),)
-        )
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(descriptor.full_name, handlers),))
     return server
 
 
@@ -221,9 +219,7 @@ class _Wrapper:
 
 def _whole(request: Any) -> Any:
     if request is _MALFORMED:
-        raise errors.InvalidRequest(
-            "the message can't be parsed: is it of the right type?", reason="MALFORMED_MESSAGE"
-        )
+        raise errors.InvalidRequest("the message can't be parsed: is it of the right type?", reason="MALFORMED_MESSAGE")
     return request
 
 
@@ -245,8 +241,10 @@ def _deserializer(message: type[Message]) -> Callable[[bytes], Any]:
 
 
 def _serialize(response: Any) -> bytes:
-    data: bytes = response if isinstance(response, bytes) else response.SerializeToString()
-    return data
+    if type(response) is bytes:
+        return response
+    write: Callable[[], bytes] = response.SerializeToString
+    return write()
 
 
 def _snake(name: str) -> str:

@@ -27,7 +27,9 @@ class GrpcArtifacts:
         """See Artifacts."""
 
         async def pieces() -> AsyncIterator[pb.CreateArtifactRequest]:
-            yield pb.CreateArtifactRequest(name=name, media_type=media_type, content=data[:_PIECE])
+            yield pb.CreateArtifactRequest(
+                name=name, media_type=media_type, content=data[:_PIECE], size_bytes=len(data)
+            )
             for start in range(_PIECE, len(data), _PIECE):
                 yield pb.CreateArtifactRequest(content=data[start : start + _PIECE])
 

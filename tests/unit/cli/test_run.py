@@ -137,7 +137,7 @@ async def test_mesh_that_lacks_a_part_is_unreachable_with_other_advice(address: 
 async def test_interrupt_without_a_terminal_detaches_and_names_the_task(address: str, mesh: FakeMesh) -> None:
     mesh.stall = True
     arguments = [sys.executable, "-m", "agentmesh", "run", "echo", "hi", "--address", address]
-    process = subprocess.Popen(  # noqa: ASYNC220 - started once, waited for in a thread
+    process = subprocess.Popen(
         arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | PYTHONPATH
     )
     async with asyncio.timeout(20):

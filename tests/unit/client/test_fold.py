@@ -118,7 +118,6 @@ def killed_runs(draw: st.DrawFn) -> tuple[list[int], list[tuple[int, Event]]]:
 
 
 def _attempt(draw: st.DrawFn, mesh: Mesh, attempt: int, rounds: list[int], budget: int) -> bool:
-    plain = 0
     for number, width in enumerate(rounds):
         left = {}
         for branch in range(width):
@@ -133,9 +132,8 @@ def _attempt(draw: st.DrawFn, mesh: Mesh, attempt: int, rounds: list[int], budge
             mesh.say(attempt, left[key].pop(0))
             if not left[key]:
                 del left[key]
-                mesh.recorded = plain
-        plain += 1
-        if plain > mesh.recorded:
+                mesh.recorded = number
+        if number + 1 > mesh.recorded:
             if not budget:
                 return False
             budget -= 1

@@ -157,6 +157,8 @@ class Writer:
                     incarnations.add(change.claim.incarnation)
             elif isinstance(change, SpawnTask):
                 ids.add(change.parent_id)
+                if change.child.claim is not None:
+                    incarnations.add(change.child.claim.incarnation)
                 key = (change.parent_id, change.step_key)
                 for twin in to_tasks(self._db.execute(_BY_PARENT_STEP, key)):
                     ledger.by_parent_step[key] = ledger.tasks.setdefault(twin.id, twin)

@@ -26,7 +26,7 @@ from agentmesh.api.types.v1 import types_pb2 as agentmesh_dot_api_dot_types_dot_
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0agentmesh/api/artifact/v1/artifact_service.proto\x12\x19\x61gentmesh.api.artifact.v1\x1a\"agentmesh/api/types/v1/types.proto\x1a\x1cgoogle/api/annotations.proto\"J\n\x15UploadArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"L\n\x16UploadArtifactResponse\x12\x32\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32 .agentmesh.api.types.v1.Artifact\"J\n\x15\x43reateArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"L\n\x16\x43reateArtifactResponse\x12\x32\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32 .agentmesh.api.types.v1.Artifact\"I\n\x13ReadArtifactRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x03\"\'\n\x14ReadArtifactResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\")\n\x12GetArtifactRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\"I\n\x13GetArtifactResponse\x12\x32\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32 .agentmesh.api.types.v1.Artifact\"N\n\x14ListArtifactsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\"e\n\x15ListArtifactsResponse\x12\x33\n\tartifacts\x18\x01 \x03(\x0b\x32 .agentmesh.api.types.v1.Artifact\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x15\x44\x65leteArtifactRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteArtifactResponse2\xfa\x06\n\x0f\x41rtifactService\x12\x8f\x01\n\x0eUploadArtifact\x12\x30.agentmesh.api.artifact.v1.UploadArtifactRequest\x1a\x31.agentmesh.api.artifact.v1.UploadArtifactResponse\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/v1/artifacts:\x01*\x12w\n\x0e\x43reateArtifact\x12\x30.agentmesh.api.artifact.v1.CreateArtifactRequest\x1a\x31.agentmesh.api.artifact.v1.CreateArtifactResponse(\x01\x12\x9e\x01\n\x0cReadArtifact\x12..agentmesh.api.artifact.v1.ReadArtifactRequest\x1a/.agentmesh.api.artifact.v1.ReadArtifactResponse\"+\x82\xd3\xe4\x93\x02%\x12#/v1/artifacts/{artifact_id}/content0\x01\x12\x91\x01\n\x0bGetArtifact\x12-.agentmesh.api.artifact.v1.GetArtifactRequest\x1a..agentmesh.api.artifact.v1.GetArtifactResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/artifacts/{artifact_id}\x12\x89\x01\n\rListArtifacts\x12/.agentmesh.api.artifact.v1.ListArtifactsRequest\x1a\x30.agentmesh.api.artifact.v1.ListArtifactsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/artifacts\x12\x9a\x01\n\x0e\x44\x65leteArtifact\x12\x30.agentmesh.api.artifact.v1.DeleteArtifactRequest\x1a\x31.agentmesh.api.artifact.v1.DeleteArtifactResponse\"#\x82\xd3\xe4\x93\x02\x1d*\x1b/v1/artifacts/{artifact_id}B_\n\x19\x61gentmesh.api.artifact.v1P\x01Z$agentmesh/api/artifact/v1;artifactv1\xaa\x02\x19\x41gentmesh.Api.Artifact.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n0agentmesh/api/artifact/v1/artifact_service.proto\x12\x19\x61gentmesh.api.artifact.v1\x1a\"agentmesh/api/types/v1/types.proto\x1a\x1cgoogle/api/annotations.proto\"J\n\x15UploadArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"L\n\x16UploadArtifactResponse\x12\x32\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32 .agentmesh.api.types.v1.Artifact\"^\n\x15\x43reateArtifactRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\"L\n\x16\x43reateArtifactResponse\x12\x32\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32 .agentmesh.api.types.v1.Artifact\"I\n\x13ReadArtifactRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x03\"\'\n\x14ReadArtifactResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\")\n\x12GetArtifactRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\"I\n\x13GetArtifactResponse\x12\x32\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32 .agentmesh.api.types.v1.Artifact\"N\n\x14ListArtifactsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\"e\n\x15ListArtifactsResponse\x12\x33\n\tartifacts\x18\x01 \x03(\x0b\x32 .agentmesh.api.types.v1.Artifact\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x15\x44\x65leteArtifactRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteArtifactResponse2\xfa\x06\n\x0f\x41rtifactService\x12\x8f\x01\n\x0eUploadArtifact\x12\x30.agentmesh.api.artifact.v1.UploadArtifactRequest\x1a\x31.agentmesh.api.artifact.v1.UploadArtifactResponse\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/v1/artifacts:\x01*\x12w\n\x0e\x43reateArtifact\x12\x30.agentmesh.api.artifact.v1.CreateArtifactRequest\x1a\x31.agentmesh.api.artifact.v1.CreateArtifactResponse(\x01\x12\x9e\x01\n\x0cReadArtifact\x12..agentmesh.api.artifact.v1.ReadArtifactRequest\x1a/.agentmesh.api.artifact.v1.ReadArtifactResponse\"+\x82\xd3\xe4\x93\x02%\x12#/v1/artifacts/{artifact_id}/content0\x01\x12\x91\x01\n\x0bGetArtifact\x12-.agentmesh.api.artifact.v1.GetArtifactRequest\x1a..agentmesh.api.artifact.v1.GetArtifactResponse\"#\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/artifacts/{artifact_id}\x12\x89\x01\n\rListArtifacts\x12/.agentmesh.api.artifact.v1.ListArtifactsRequest\x1a\x30.agentmesh.api.artifact.v1.ListArtifactsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/artifacts\x12\x9a\x01\n\x0e\x44\x65leteArtifact\x12\x30.agentmesh.api.artifact.v1.DeleteArtifactRequest\x1a\x31.agentmesh.api.artifact.v1.DeleteArtifactResponse\"#\x82\xd3\xe4\x93\x02\x1d*\x1b/v1/artifacts/{artifact_id}B_\n\x19\x61gentmesh.api.artifact.v1P\x01Z$agentmesh/api/artifact/v1;artifactv1\xaa\x02\x19\x41gentmesh.Api.Artifact.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,25 +49,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADARTIFACTRESPONSE']._serialized_start=221
   _globals['_UPLOADARTIFACTRESPONSE']._serialized_end=297
   _globals['_CREATEARTIFACTREQUEST']._serialized_start=299
-  _globals['_CREATEARTIFACTREQUEST']._serialized_end=373
-  _globals['_CREATEARTIFACTRESPONSE']._serialized_start=375
-  _globals['_CREATEARTIFACTRESPONSE']._serialized_end=451
-  _globals['_READARTIFACTREQUEST']._serialized_start=453
-  _globals['_READARTIFACTREQUEST']._serialized_end=526
-  _globals['_READARTIFACTRESPONSE']._serialized_start=528
-  _globals['_READARTIFACTRESPONSE']._serialized_end=567
-  _globals['_GETARTIFACTREQUEST']._serialized_start=569
-  _globals['_GETARTIFACTREQUEST']._serialized_end=610
-  _globals['_GETARTIFACTRESPONSE']._serialized_start=612
-  _globals['_GETARTIFACTRESPONSE']._serialized_end=685
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=687
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=765
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=767
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=868
-  _globals['_DELETEARTIFACTREQUEST']._serialized_start=870
-  _globals['_DELETEARTIFACTREQUEST']._serialized_end=914
-  _globals['_DELETEARTIFACTRESPONSE']._serialized_start=916
-  _globals['_DELETEARTIFACTRESPONSE']._serialized_end=940
-  _globals['_ARTIFACTSERVICE']._serialized_start=943
-  _globals['_ARTIFACTSERVICE']._serialized_end=1833
+  _globals['_CREATEARTIFACTREQUEST']._serialized_end=393
+  _globals['_CREATEARTIFACTRESPONSE']._serialized_start=395
+  _globals['_CREATEARTIFACTRESPONSE']._serialized_end=471
+  _globals['_READARTIFACTREQUEST']._serialized_start=473
+  _globals['_READARTIFACTREQUEST']._serialized_end=546
+  _globals['_READARTIFACTRESPONSE']._serialized_start=548
+  _globals['_READARTIFACTRESPONSE']._serialized_end=587
+  _globals['_GETARTIFACTREQUEST']._serialized_start=589
+  _globals['_GETARTIFACTREQUEST']._serialized_end=630
+  _globals['_GETARTIFACTRESPONSE']._serialized_start=632
+  _globals['_GETARTIFACTRESPONSE']._serialized_end=705
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=707
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=785
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=787
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=888
+  _globals['_DELETEARTIFACTREQUEST']._serialized_start=890
+  _globals['_DELETEARTIFACTREQUEST']._serialized_end=934
+  _globals['_DELETEARTIFACTRESPONSE']._serialized_start=936
+  _globals['_DELETEARTIFACTRESPONSE']._serialized_end=960
+  _globals['_ARTIFACTSERVICE']._serialized_start=963
+  _globals['_ARTIFACTSERVICE']._serialized_end=1853
 # @@protoc_insertion_point(module_scope)

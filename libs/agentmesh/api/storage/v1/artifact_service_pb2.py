@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from agentmesh.api.types.v1 import types_pb2 as agentmesh_dot_api_dot_types_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/agentmesh/api/storage/v1/artifact_service.proto\x12\x18\x61gentmesh.api.storage.v1\x1a\"agentmesh/api/types/v1/types.proto\"k\n\x15\x43reateArtifactRequest\x12\x0e\n\x06tenant\x18\n \x01(\t\x12\x0f\n\x07task_id\x18\x0b \x01(\t\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"L\n\x16\x43reateArtifactResponse\x12\x32\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32 .agentmesh.api.types.v1.Artifact\"Y\n\x13ReadArtifactRequest\x12\x0e\n\x06tenant\x18\n \x01(\t\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x03\"\'\n\x14ReadArtifactResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"9\n\x12GetArtifactRequest\x12\x0e\n\x06tenant\x18\n \x01(\t\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\"I\n\x13GetArtifactResponse\x12\x32\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32 .agentmesh.api.types.v1.Artifact\"^\n\x14ListArtifactsRequest\x12\x0e\n\x06tenant\x18\n \x01(\t\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\"e\n\x15ListArtifactsResponse\x12\x33\n\tartifacts\x18\x01 \x03(\x0b\x32 .agentmesh.api.types.v1.Artifact\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x15\x44\x65leteArtifactRequest\x12\x0e\n\x06tenant\x18\n \x01(\t\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteArtifactResponse2\xcc\x04\n\x0f\x41rtifactService\x12u\n\x0e\x43reateArtifact\x12/.agentmesh.api.storage.v1.CreateArtifactRequest\x1a\x30.agentmesh.api.storage.v1.CreateArtifactResponse(\x01\x12o\n\x0cReadArtifact\x12-.agentmesh.api.storage.v1.ReadArtifactRequest\x1a..agentmesh.api.storage.v1.ReadArtifactResponse0\x01\x12j\n\x0bGetArtifact\x12,.agentmesh.api.storage.v1.GetArtifactRequest\x1a-.agentmesh.api.storage.v1.GetArtifactResponse\x12p\n\rListArtifacts\x12..agentmesh.api.storage.v1.ListArtifactsRequest\x1a/.agentmesh.api.storage.v1.ListArtifactsResponse\x12s\n\x0e\x44\x65leteArtifact\x12/.agentmesh.api.storage.v1.DeleteArtifactRequest\x1a\x30.agentmesh.api.storage.v1.DeleteArtifactResponseB[\n\x18\x61gentmesh.api.storage.v1P\x01Z\"agentmesh/api/storage/v1;storagev1\xaa\x02\x18\x41gentmesh.Api.Storage.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/agentmesh/api/storage/v1/artifact_service.proto\x12\x18\x61gentmesh.api.storage.v1\x1a\"agentmesh/api/types/v1/types.proto\"\x7f\n\x15\x43reateArtifactRequest\x12\x0e\n\x06tenant\x18\n \x01(\t\x12\x0f\n\x07task_id\x18\x0b \x01(\t\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\"L\n\x16\x43reateArtifactResponse\x12\x32\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32 .agentmesh.api.types.v1.Artifact\"Y\n\x13ReadArtifactRequest\x12\x0e\n\x06tenant\x18\n \x01(\t\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x03\"\'\n\x14ReadArtifactResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"9\n\x12GetArtifactRequest\x12\x0e\n\x06tenant\x18\n \x01(\t\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\"I\n\x13GetArtifactResponse\x12\x32\n\x08\x61rtifact\x18\x01 \x01(\x0b\x32 .agentmesh.api.types.v1.Artifact\"^\n\x14ListArtifactsRequest\x12\x0e\n\x06tenant\x18\n \x01(\t\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\"e\n\x15ListArtifactsResponse\x12\x33\n\tartifacts\x18\x01 \x03(\x0b\x32 .agentmesh.api.types.v1.Artifact\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x15\x44\x65leteArtifactRequest\x12\x0e\n\x06tenant\x18\n \x01(\t\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteArtifactResponse2\xcc\x04\n\x0f\x41rtifactService\x12u\n\x0e\x43reateArtifact\x12/.agentmesh.api.storage.v1.CreateArtifactRequest\x1a\x30.agentmesh.api.storage.v1.CreateArtifactResponse(\x01\x12o\n\x0cReadArtifact\x12-.agentmesh.api.storage.v1.ReadArtifactRequest\x1a..agentmesh.api.storage.v1.ReadArtifactResponse0\x01\x12j\n\x0bGetArtifact\x12,.agentmesh.api.storage.v1.GetArtifactRequest\x1a-.agentmesh.api.storage.v1.GetArtifactResponse\x12p\n\rListArtifacts\x12..agentmesh.api.storage.v1.ListArtifactsRequest\x1a/.agentmesh.api.storage.v1.ListArtifactsResponse\x12s\n\x0e\x44\x65leteArtifact\x12/.agentmesh.api.storage.v1.DeleteArtifactRequest\x1a\x30.agentmesh.api.storage.v1.DeleteArtifactResponseB[\n\x18\x61gentmesh.api.storage.v1P\x01Z\"agentmesh/api/storage/v1;storagev1\xaa\x02\x18\x41gentmesh.Api.Storage.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\030agentmesh.api.storage.v1P\001Z\"agentmesh/api/storage/v1;storagev1\252\002\030Agentmesh.Api.Storage.V1'
   _globals['_CREATEARTIFACTREQUEST']._serialized_start=113
-  _globals['_CREATEARTIFACTREQUEST']._serialized_end=220
-  _globals['_CREATEARTIFACTRESPONSE']._serialized_start=222
-  _globals['_CREATEARTIFACTRESPONSE']._serialized_end=298
-  _globals['_READARTIFACTREQUEST']._serialized_start=300
-  _globals['_READARTIFACTREQUEST']._serialized_end=389
-  _globals['_READARTIFACTRESPONSE']._serialized_start=391
-  _globals['_READARTIFACTRESPONSE']._serialized_end=430
-  _globals['_GETARTIFACTREQUEST']._serialized_start=432
-  _globals['_GETARTIFACTREQUEST']._serialized_end=489
-  _globals['_GETARTIFACTRESPONSE']._serialized_start=491
-  _globals['_GETARTIFACTRESPONSE']._serialized_end=564
-  _globals['_LISTARTIFACTSREQUEST']._serialized_start=566
-  _globals['_LISTARTIFACTSREQUEST']._serialized_end=660
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=662
-  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=763
-  _globals['_DELETEARTIFACTREQUEST']._serialized_start=765
-  _globals['_DELETEARTIFACTREQUEST']._serialized_end=825
-  _globals['_DELETEARTIFACTRESPONSE']._serialized_start=827
-  _globals['_DELETEARTIFACTRESPONSE']._serialized_end=851
-  _globals['_ARTIFACTSERVICE']._serialized_start=854
-  _globals['_ARTIFACTSERVICE']._serialized_end=1442
+  _globals['_CREATEARTIFACTREQUEST']._serialized_end=240
+  _globals['_CREATEARTIFACTRESPONSE']._serialized_start=242
+  _globals['_CREATEARTIFACTRESPONSE']._serialized_end=318
+  _globals['_READARTIFACTREQUEST']._serialized_start=320
+  _globals['_READARTIFACTREQUEST']._serialized_end=409
+  _globals['_READARTIFACTRESPONSE']._serialized_start=411
+  _globals['_READARTIFACTRESPONSE']._serialized_end=450
+  _globals['_GETARTIFACTREQUEST']._serialized_start=452
+  _globals['_GETARTIFACTREQUEST']._serialized_end=509
+  _globals['_GETARTIFACTRESPONSE']._serialized_start=511
+  _globals['_GETARTIFACTRESPONSE']._serialized_end=584
+  _globals['_LISTARTIFACTSREQUEST']._serialized_start=586
+  _globals['_LISTARTIFACTSREQUEST']._serialized_end=680
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_start=682
+  _globals['_LISTARTIFACTSRESPONSE']._serialized_end=783
+  _globals['_DELETEARTIFACTREQUEST']._serialized_start=785
+  _globals['_DELETEARTIFACTREQUEST']._serialized_end=845
+  _globals['_DELETEARTIFACTRESPONSE']._serialized_start=847
+  _globals['_DELETEARTIFACTRESPONSE']._serialized_end=871
+  _globals['_ARTIFACTSERVICE']._serialized_start=874
+  _globals['_ARTIFACTSERVICE']._serialized_end=1462
 # @@protoc_insertion_point(module_scope)
