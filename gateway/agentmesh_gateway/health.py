@@ -95,9 +95,17 @@ class HealthPages:
     async def detailed(self, _: Request) -> Response:
         """Say how each service is; 503 unless all of them serve."""
         services = await self._services.all()
-        healthy = all(service["status"] == _SERVING for service in services.values())
-        body = {"status": "healthy" if healthy else "unhealthy", "timestamp": _now(), "services": services}
+        checks = {
+            name: {**service, "status": _word(service["status"] == _SERVING), "health": service["status"]}
+            for name, service in services.items()
+        }
+        healthy = all(check["health"] == _SERVING for check in checks.values())
+        body = {"status": _word(healthy), "timestamp": _now(), "checks": checks}
         return JSONResponse(body, 200 if healthy else 503, headers=_NO_STORE)
+
+
+def _word(healthy: bool) -> str:
+    return "healthy" if healthy else "unhealthy"
 
 
 def _summary(instances: Sequence[dict[str, Any]]) -> dict[str, Any]:

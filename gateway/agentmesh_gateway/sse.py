@@ -40,7 +40,7 @@ class ServerSentEvents:
     """One event a frame: its payload's name, its sequence as the id, its JSON as the data."""
 
     media_type = EVENT_STREAM
-    opening = b"retry: %d\n\n" % _RECONNECT_MS
+    opening = b"retry: %d\n" % _RECONNECT_MS  # a field of the first frame
     heartbeat = b": still here\n\n"
 
     def event(self, said: Said) -> bytes:

@@ -63,7 +63,7 @@ def as_page(outcome: Outcome, command: str) -> str:
         [
             "# Benchmarks",
             "",
-            f"Written by `{command}`; change the figures by running it again.",
+            f"Written by `{command}`, which `make bench ARGS=--write` runs. Change nothing by hand: run it again.",
             "",
             _HOW,
             "",

@@ -5,7 +5,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentmesh.client import AsyncClient
@@ -48,36 +48,53 @@ class Plan:
 
 async def run(plan: Plan) -> Outcome:
     """Run every row of the plan in each repeat; what fails is in the outcome, and doesn't stop the rest."""
-    samples: dict[str, list[Sample]] = {}
-    faults: dict[str, str] = {}
-    facts: dict[str, str] = {}
-    shares: list[float] = []
+    book = _Book()
     for repeat in range(1, plan.repeats + 1):
         with tempfile.TemporaryDirectory(prefix="agentmesh-bench-") as folder:
-            facts = facts or machine.describe(Path(folder))
+            book.facts = book.facts or machine.describe(Path(folder))
             try:
-                async with AsyncExitStack() as stack:
-                    anchors = await stack.enter_async_context(Anchors())
-                    deployment = await stack.enter_async_context(_deployed(plan, Path(folder) / "data"))
-                    noise = Noise()
-                    for row in _ordered(plan.rows):
-                        _say(f"repeat {repeat} of {plan.repeats}: {row}")
-                        try:
-                            measured = await _measure(plan, row, deployment, anchors)
-                        except Exception as error:  # noqa: BLE001 - reported as the row's fault; the run fails in the end
-                            faults[row] = _describe(error)
-                            _say(f"{row} failed: {faults[row]}")
-                            continue
-                        for key, sample in measured.items():
-                            samples.setdefault(key, []).append(sample)
-                    shares.append(noise.share())
+                await _repeat(plan, f"repeat {repeat} of {plan.repeats}", Path(folder), book)
             except (TimeoutError, OSError, ExceptionGroup) as error:
-                faults |= {row: _describe(error) for row in plan.rows if row not in faults}
-                _say(f"repeat {repeat} failed: {_describe(error)}")
-                break
-    if shares and not plan.address:
-        facts["noise"] = f"other programs took up to {max(shares):.0%} of the CPU time in a repeat"
-    return Outcome(plan.rows, plan.repeats, samples, faults, facts, FOREIGN if plan.address else BUILT_IN)
+                for row in plan.rows:
+                    book.failed(row, error)
+                break  # what kept this mesh or the anchors from starting will keep the next
+    if book.noise and not plan.address:
+        book.facts["noise"] = f"other programs took up to {max(book.noise):.0%} of the CPU time in a repeat"
+    setup = FOREIGN if plan.address else BUILT_IN
+    return Outcome(plan.rows, plan.repeats, book.samples, book.faults, book.facts, setup)
+
+
+@dataclass(slots=True)
+class _Book:
+    """What has been measured so far."""
+
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    noise: list[float] = field(default_factory=list)
+
+    def failed(self, row: str, error: BaseException) -> None:
+        """Note a row's first fault."""
+        if row not in self.faults:
+            self.faults[row] = _describe(error)
+            _say(f"{row} failed: {self.faults[row]}")
+
+
+async def _repeat(plan: Plan, title: str, folder: Path, book: _Book) -> None:
+    async with AsyncExitStack() as stack:
+        anchors = await stack.enter_async_context(Anchors())
+        deployment = await stack.enter_async_context(_deployed(plan, folder / "data"))
+        noise = Noise()
+        for row in _ordered(plan.rows):
+            _say(f"{title}: {row}")
+            try:
+                measured = await _measure(plan, row, deployment, anchors)
+            except Exception as error:  # noqa: BLE001 - reported as the row's fault; the run fails in the end
+                book.failed(row, error)
+                continue
+            for key, sample in measured.items():
+                book.samples.setdefault(key, []).append(sample)
+        book.noise.append(noise.share())
 
 
 @asynccontextmanager
@@ -107,7 +124,8 @@ def _describe(error: BaseException) -> str:
     """Return the first cause in one line; a task group wraps what its tasks raised."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    text = str(error) or "took too long" if isinstance(error, TimeoutError) else str(error)
+    return " ".join(f"{type(error).__name__}: {text}".split())[:300]
 
 
 def _say(text: str) -> None:

@@ -35,8 +35,9 @@ async def test_readiness_follows_the_router(mesh: Running):
 async def test_details_name_each_service_with_its_latency(mesh: Running):
     answer = await mesh.client.get("/health/detailed")
     assert answer.status_code == 503
-    services = answer.json()["services"]
-    assert {name: service["status"] for name, service in services.items()} == {
+    services = answer.json()["checks"]
+    assert {service["status"] for service in services.values()} == {"healthy", "unhealthy"}
+    assert {name: service["health"] for name, service in services.items()} == {
         "router": "SERVING",
         "runner": "UNREACHABLE",
         "llm": "UNREACHABLE",

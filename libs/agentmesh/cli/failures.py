@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 from agentmesh.kit.config import ConfigError
 from agentmesh.kit.errors import (
     DeadlineExceeded,
+    Internal,
     InvalidRequest,
     MeshError,
     PermissionDenied,
@@ -54,7 +55,7 @@ def report(error: MeshError) -> None:
         print(f"  {field}: {description}", file=sys.stderr)
     if advice := advice_for(error):
         print(f"  {advice}", file=sys.stderr)
-    if not error.violations and not advice and (error_id := error.metadata.get("error_id")):
+    if isinstance(error, Internal) and (error_id := error.metadata.get("error_id")):
         print(f"  error id: {error_id}", file=sys.stderr)
 
 

@@ -82,7 +82,6 @@ class LiveView:
         from rich.live import Live
 
         self._console = console or Console()
-        self._live = Live(console=self._console, transient=True, refresh_per_second=10, get_renderable=self._region)
         self._started = time.monotonic()
         self._state = "sending"
         self._fraction = -1.0
@@ -90,6 +89,8 @@ class LiveView:
         self._tail = ""
         self._tokens = 0
         self._running = False
+        # Draws at once, so it comes last.
+        self._live = Live(console=self._console, transient=True, refresh_per_second=10, get_renderable=self.region)
 
     def show(self, event: Event, folder: Folder, retracted: int) -> None:
         """Print a line that stays, or draw the region anew."""
@@ -98,7 +99,7 @@ class LiveView:
             self._running = True
         if retracted and event.event.attempt_started.attempt > 1:
             self._print(superseded_line(retracted), "yellow")
-            self._tail = folder.text()
+            self._tail = "".join(kept.text_delta.text for _, _, kept in folder.events)
             self._fraction, self._doing = -1.0, ""
         match event.name:
             case "state_changed":
@@ -135,7 +136,8 @@ class LiveView:
 
         self._console.print(Text(line, style=style))
 
-    def _region(self) -> "ConsoleRenderable":
+    def region(self) -> "ConsoleRenderable":
+        """Draw what is below the lines: what is being written, the state, the progress."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.text import Text

@@ -58,8 +58,12 @@ class Journal:
 
     @property
     def unmatched(self) -> list[str]:
-        """Return the keys of steps that this attempt did not come by."""
-        return sorted(self._unmatched)
+        """Return the keys of steps that this attempt did not come by; those inside a finished step are not meant."""
+        return sorted(key for key in self._unmatched if not self._inside_a_matched_step(key))
+
+    def _inside_a_matched_step(self, key: str) -> bool:
+        outers = (key[:end] for end, letter in enumerate(key) if letter == "/")
+        return any(outer in self._records and outer not in self._unmatched for outer in outers)
 
 
 def digest_of(value: Any) -> str:

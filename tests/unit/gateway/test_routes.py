@@ -1,5 +1,6 @@
 """The route table holds what the annotations say, bodies and additional bindings included."""
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ from agentmesh_gateway.problems import HttpProblem
 from agentmesh_gateway.routes import SERVICES, RouteTable
 from agentmesh_gateway.transcoding import json_of, request_of
 
+_numbers = count()
+
 
 def service_with(**rule: Any) -> ServiceDescriptor:
     """Return a service of one method `Do` with the annotation, made as protoc would."""
-    file = descriptor_pb2.FileDescriptorProto(name=f"t{id(rule)}.proto", package=f"t{id(rule)}", syntax="proto3")
+    number = next(_numbers)
+    file = descriptor_pb2.FileDescriptorProto(name=f"t{number}.proto", package=f"t{number}", syntax="proto3")
     file.dependency.append("google/protobuf/struct.proto")
     inner = file.message_type.add(name="Inner")
     inner.field.add(name="deep_number", number=1, type=3, label=1)

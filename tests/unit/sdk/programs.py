@@ -1,0 +1,173 @@
+"""Random agents, and the shortest real path from what they say to a log and back: runner, router, ledger."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import strategies as st
+
+from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
+from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+from agentmesh.api.storage.v1 import task_store_service_pb2 as storage_pb
+from agentmesh.api.task.v1 import events_pb2 as pb
+from agentmesh.api.types.v1 import types_pb2
+from agentmesh.sdk import Agent, TaskContext
+from agentmesh_router import outcomes
+from agentmesh_router.domain import RetryPolicy
+from agentmesh_runner.attempt_log import AttemptLog
+from agentmesh_runner.execution import execute
+from agentmesh_storage import domain as d
+from agentmesh_storage import wire
+from agentmesh_storage.ledger import Ledger
+
+TASK = "t1"
+Program = list[tuple[str, Any]]
+
+_LEAVES = st.sampled_from(["emit", "delta", "tick", "llm", "now"]).map(lambda kind: (kind, None))
+
+
+def _grown(children: Any) -> Any:
+    programs = st.lists(children, max_size=4)
+    steps = programs.map(lambda inside: ("step", inside))
+    return steps | st.lists(programs, min_size=1, max_size=3).map(lambda branches: ("gather", branches))
+
+
+PROGRAMS: st.SearchStrategy[Program] = st.lists(st.recursive(_LEAVES, _grown, max_leaves=8), max_size=6)
+
+
+class Interpreter(Agent):
+    """Runs a program; every text that it says is different, so that each can be counted."""
+
+    name = "interpreter"
+    inline = True
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    async def run(self, ctx: TaskContext, parameters: Any) -> str:
+        await self._do(ctx, self._program, "")
+        return "done"
+
+    async def _do(self, ctx: TaskContext, program: Program, path: str) -> None:
+        for number, (kind, inside) in enumerate(program):
+            here = f"{path}/{number}"
+            if kind == "emit":
+                await ctx.emit(here)
+            elif kind == "delta":
+                await ctx.emit_delta(here)
+            elif kind == "tick":
+                await asyncio.sleep(0)
+            elif kind == "llm":
+                await ctx.llm(here)
+            elif kind == "now":
+                await ctx.now()
+            elif kind == "step":
+                await ctx.step("work", self._in_step, ctx, inside, here)
+            else:
+                await ctx.gather(*(self._do(ctx, branch, f"{here}.{n}") for n, branch in enumerate(inside)))
+
+    async def _in_step(self, ctx: TaskContext, program: Program, path: str) -> str:
+        await self._do(ctx, program, path)
+        return path
+
+
+def said_by(program: Program, path: str = "") -> list[str]:
+    """Return every text that a program says, in the order of its lines."""
+    texts: list[str] = []
+    for number, (kind, inside) in enumerate(program):
+        here = f"{path}/{number}"
+        if kind in ("emit", "delta"):
+            texts.append(here)
+        elif kind == "llm":
+            texts.extend((f"{here}<", f"{here}>"))
+        elif kind == "step":
+            texts.extend(said_by(inside, here))
+        elif kind == "gather":
+            for n, branch in enumerate(inside):
+                texts.extend(said_by(branch, f"{here}.{n}"))
+    return texts
+
+
+@dataclass
+class LogMesh:
+    """The mesh of one attempt: what is said goes into a real AttemptLog, models answer in two pieces."""
+
+    log: AttemptLog
+    prompts: list[str] = field(default_factory=list)
+
+    async def say(self, events: Sequence[pb.TaskEvent], steps: Sequence[runner_pb.StepRecord] = ()) -> None:
+        await self.log.say(events, steps)
+
+    async def generate(self, request: llm_pb.GenerateRequest) -> AsyncIterator[llm_pb.Delta]:
+        prompt = request.messages[0].parts[0].text
+        self.prompts.append(prompt)
+        yield llm_pb.Delta(text=f"{prompt}<")
+        await asyncio.sleep(0)
+        yield llm_pb.Delta(text=f"{prompt}>")
+        yield llm_pb.Delta(finish=llm_pb.Finish(reason=llm_pb.FINISH_REASON_STOP, model="m"))
+
+    async def store_artifact(self, name: str, media_type: str, data: bytes) -> types_pb2.Artifact:
+        raise AssertionError("programs make no artifacts")
+
+    async def load_artifact(self, artifact_id: str) -> tuple[types_pb2.Artifact, bytes]:
+        raise AssertionError("programs load no artifacts")
+
+    async def spawn(self, step_key: str, spec: Any) -> Any:
+        raise AssertionError("programs spawn nothing")
+
+    async def child_ended(self, task_id: str) -> Any:
+        raise AssertionError("programs spawn nothing")
+
+    async def input_given(self, input_id: str) -> types_pb2.Message:
+        raise AssertionError("programs ask nothing")
+
+    def waiting(self, awaited_task_ids: Sequence[str] | None) -> None:
+        pass
+
+
+class Storage:
+    """A ledger with one task, fed through the same checks as in the router."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(now_ms=1_000_000, max_losses=100)
+        self._lives = 0
+        self._standing = outcomes.Standing("acme", RetryPolicy(3, 1.0, 1.0), 0)
+        task = d.Task(id=TASK, tenant="acme", agent="interpreter", spec=b"", create_ms=0)
+        self.ledger.apply(d.Mutation("acme", d.CreateTask(task, {})))
+        self.task = task
+
+    def start(self) -> runner_pb.Assignment:
+        """Take the task from whoever had it and start the next attempt."""
+        if self.task.incarnation:
+            self.ledger.lose(self.task)
+        self._lives += 1
+        self.ledger.start_attempt(self.task, d.Claim(f"runner~{self._lives}", "1"))
+        journal = [wire.to_step(step) for step in self.ledger.steps]
+        return runner_pb.Assignment(task_id=TASK, attempt=self.task.attempt, tenant="acme", journal=journal)
+
+    def commit(self, batch: runner_pb.EventBatch) -> None:
+        """Commit what an attempt sent."""
+        append = outcomes.to_append(batch, self._standing, self.ledger.now_ms)
+        mutation = storage_pb.Mutation(tenant="acme", append=append)
+        outcome = self.ledger.apply(wire.from_mutation(mutation, ""))
+        assert isinstance(outcome, d.Outcome), outcome
+
+    def log(self) -> list[tuple[int, int, pb.TaskEvent]]:
+        """Return (sequence, attempt, event) of everything."""
+        return [
+            (chunk.first_sequence + position, chunk.attempt, event)
+            for chunk in self.ledger.chunks
+            for position, event in enumerate(pb.EventList.FromString(chunk.events).events)
+        ]
+
+
+def run(program: Program, assignment: runner_pb.Assignment) -> tuple[list[runner_pb.EventBatch], list[str]]:
+    """Run an attempt to its end; return what it sends, group by group, and the prompts that it paid for."""
+    log = AttemptLog(TASK, assignment.attempt)
+    mesh = LogMesh(log)
+    log.end(asyncio.run(execute(Interpreter(program), assignment, mesh)))
+    batches = []
+    while (batch := log.take(0)) is not None:
+        batches.append(batch)
+    return batches, mesh.prompts

@@ -1,0 +1,125 @@
+"""A task killed anywhere says each thing once when its log is folded, and pays for no finished step again."""
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
+from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+from agentmesh.api.task.v1 import events_pb2 as pb
+from agentmesh.client.fold import Folder
+from tests.unit.sdk.programs import PROGRAMS, Program, Storage, run, said_by
+
+Entry = tuple[int, int, pb.TaskEvent]
+
+
+def folded(log: list[Entry]) -> list[Entry]:
+    """Fold as events.proto says under AttemptStarted and TaskEvent.step."""
+    kept: list[Entry] = []
+    for sequence, attempt, event in log:
+        if event.HasField("attempt_started"):
+            after = event.attempt_started.supersedes_after_sequence
+            standing = [entry for entry in kept if entry[0] <= after or entry[1] == 0]
+            finished = {e.step_completed.key for _, _, e in standing if e.HasField("step_completed")}
+            kept = [(s, a, e) for s, a, e in standing if a == 0 or not e.step or e.step in finished]
+        kept.append((sequence, attempt, event))
+    return kept
+
+
+def texts(log: list[Entry]) -> list[str]:
+    found = []
+    for _, _, event in log:
+        kind = event.WhichOneof("payload")
+        if kind == "text_delta":
+            found.append(event.text_delta.text)
+        elif kind == "message":
+            found.append(event.message.parts[0].text)
+        assert kind != "log", event.log.message  # such as journal_mismatch
+    return found
+
+
+def states(log: list[Entry]) -> list[str]:
+    changed = [event.state_changed.state for _, _, event in log if event.HasField("state_changed")]
+    return [pb.TaskState.Name(state).removeprefix("TASK_STATE_") for state in changed]
+
+
+def has_gather(program: Program) -> bool:
+    return any(kind == "gather" or (kind == "step" and has_gather(inside)) for kind, inside in program)
+
+
+def finished_prompts(assignment: runner_pb.Assignment) -> set[str]:
+    answers = [llm_pb.GenerateResponse.FromString(r.result) for r in assignment.journal if r.kind == "llm"]
+    return {answer.message.parts[0].text.partition("<")[0] for answer in answers}
+
+
+def lived(program: Program, crashes: list[int]) -> list[Entry]:
+    """Run a program with attempts that die after so many commits, then to its end; return its log."""
+    storage = Storage()
+    for crash in (*crashes, None):
+        assignment = storage.start()
+        batches, prompts = run(program, assignment)
+        assert not finished_prompts(assignment) & set(prompts), "a finished answer was paid again"
+        for batch in batches[: None if crash is None else min(crash, len(batches) - 1)]:
+            storage.commit(batch)
+    return storage.log()
+
+
+def check(program: Program, crashes: list[int]) -> None:
+    log = lived(program, crashes)
+    assert [sequence for sequence, _, _ in log] == list(range(1, len(log) + 1))
+    kept = folded(log)
+    said = texts(kept)
+    assert sorted(said) == sorted(said_by(program))
+    if not has_gather(program):
+        assert said == texts(folded(lived(program, [])))
+    assert states(kept)[-1] == "COMPLETED"
+    assert states(log).count("COMPLETED") == 1
+    client = Folder()
+    for sequence, attempt, event in log:
+        client.add(sequence, attempt, event)
+    assert client.events == kept
+
+
+# A branch speaks while another finishes a step, and the first one's own step is under way.
+_BRANCHES: Program = [
+    ("gather", [[("emit", None), ("step", [("delta", None), ("tick", None), ("emit", None)])], [("llm", None)]]),
+    ("delta", None),
+]
+# Steps in steps, and the same call twice.
+_NESTED: Program = [
+    ("step", [("delta", None), ("step", [("emit", None), ("delta", None)]), ("delta", None)]),
+    ("emit", None),
+    ("step", []),
+    ("step", [("gather", [[("now", None)], [("step", [("emit", None)]), ("delta", None)]])]),
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(PROGRAMS)
+@example(_BRANCHES)
+@example(_NESTED)
+def test_a_task_killed_after_any_commit_says_each_thing_once(program: Program) -> None:
+    batches, _ = run(program, Storage().start())
+    for crash in range(len(batches)):
+        check(program, [crash])
+
+
+@settings(max_examples=80, deadline=None)
+@given(PROGRAMS, st.lists(st.integers(0, 12), max_size=4))
+@example(_BRANCHES, [1, 2, 3])
+@example(_NESTED, [4, 1, 6])
+def test_a_task_killed_again_and_again_says_each_thing_once(program: Program, crashes: list[int]) -> None:
+    check(program, crashes)
+
+
+def test_the_fold_keeps_what_came_from_outside_any_attempt() -> None:
+    def event(**payload: object) -> pb.TaskEvent:
+        return pb.TaskEvent(**payload)  # type: ignore[arg-type]
+
+    log = [
+        (1, 0, event(state_changed=pb.StateChanged(state=pb.TASK_STATE_SUBMITTED))),
+        (2, 1, event(attempt_started=pb.AttemptStarted(attempt=1, supersedes_after_sequence=1))),
+        (3, 1, event(text_delta=pb.TextDelta(text="dropped"))),
+        (4, 0, event(child_task=pb.ChildTask(task_id="c"))),
+        (5, 2, event(attempt_started=pb.AttemptStarted(attempt=2, supersedes_after_sequence=1))),
+    ]
+    assert [sequence for sequence, _, _ in folded(log)] == [1, 4, 5]
