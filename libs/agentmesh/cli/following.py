@@ -46,6 +46,7 @@ class Follower:
     _answer: "asyncio.Future[str | None] | None" = None
     _question: events_pb2.InputRequest = field(default_factory=events_pb2.InputRequest)
     _choice: "asyncio.Future[str | None] | None" = None
+    _was_asking: bool = False
     _interrupts: int = 0
     _interrupted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -67,12 +68,13 @@ class Follower:
             while True:
                 coming = coming or asyncio.ensure_future(anext(events, None))
                 signalled = asyncio.ensure_future(self._interrupted.wait())
-                waiting: list[asyncio.Future[Any]] = [coming, signalled]
-                waiting += [one for one in (self._answer, self._choice) if one is not None]
+                # While the person decides, events wait: they would scroll the question away.
+                waiting: list[asyncio.Future[Any]] = [signalled, self._choice or coming]
+                waiting += [self._answer] if self._answer is not None else []
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 signalled.cancel()
                 code = await self._decide()
-                if code is None and coming.done():
+                if code is None and self._choice is None and coming.done():
                     event, coming = coming.result(), None
                     code = await self._take(event) if event is not None else exit_code_for(self.end.state)
                 if code is not None:
@@ -109,9 +111,13 @@ class Follower:
             note(f"answer with: agentmesh tasks input {self.task_id} ANSWER")
             return failures.INPUT_REQUIRED
         self._question = question
-        self.view.pause()
-        self._answer = self.asker.ask(f"? {printable(question.prompt)}\n>")
+        self._ask()
         return None
+
+    def _ask(self) -> None:
+        assert self.asker is not None
+        self.view.pause()
+        self._answer = self.asker.ask(f"? {printable(self._question.prompt)}\n>")
 
     async def _send_answer(self, line: str) -> None:
         answer: str | Mapping[str, Json] = line
@@ -139,20 +145,23 @@ class Follower:
             if self.asker is None or self._interrupts > 1 or not self.task_id:
                 return self.detach()
             self.view.pause()
+            self._was_asking, self._answer = self._answer is not None, None
             self._choice = self.asker.ask("\n[c]ancel the task, [d]etach and let it run, or Enter to go on?")
         if self._choice is not None and self._choice.done():
             choice, self._choice = (self._choice.result() or "").strip().lower(), None
             self._interrupts = 0
+            self.view.resume()
             if choice.startswith("d"):
                 return self.detach()
             if choice.startswith("c"):
                 await self._cancel()
-            elif self._answer is not None and self.asker is not None:
-                self._answer = self.asker.ask(f"? {printable(self._question.prompt)}\n>")
-        elif self._answer is not None and self._answer.done() and self._choice is None:
+            elif self._was_asking:
+                self._ask()
+        elif self._answer is not None and self._answer.done():
             line, self._answer = self._answer.result(), None
             if line is None:  # end of input: nobody is there any more
                 return failures.INPUT_REQUIRED
+            self.view.resume()
             await self._send_answer(line)
         return None
 

@@ -20,7 +20,10 @@ class View(Protocol):
         """Show one event."""
 
     def pause(self) -> None:
-        """Leave the terminal to a question."""
+        """Leave the terminal to a question; lines may still come."""
+
+    def resume(self) -> None:
+        """Take the terminal again."""
 
     def close(self) -> None:
         """Leave the terminal as it should stay."""
@@ -35,6 +38,9 @@ class JsonView:
 
     def pause(self) -> None:
         """Nothing is held."""
+
+    def resume(self) -> None:
+        """Nothing was held."""
 
     def close(self) -> None:
         """Nothing is held."""
@@ -66,6 +72,9 @@ class PlainView:
             note(f"| {self._line}")
             self._line = ""
 
+    def resume(self) -> None:
+        """Lines need no room of their own."""
+
     def close(self) -> None:
         """Print the line that has begun."""
         self.pause()
@@ -89,14 +98,14 @@ class LiveView:
         self._tail = ""
         self._tokens = 0
         self._running = False
+        self._paused = False
         # Draws at once, so it comes last.
         self._live = Live(console=self._console, transient=True, refresh_per_second=10, get_renderable=self.region)
 
     def show(self, event: Event, folder: Folder, retracted: int) -> None:
         """Print a line that stays, or draw the region anew."""
-        if not self._running:
-            self._live.start()
-            self._running = True
+        if not self._paused:
+            self._start()
         if retracted and event.event.attempt_started.attempt > 1:
             self._print(superseded_line(retracted), "yellow")
             self._tail = "".join(kept.text_delta.text for _, _, kept in folder.events)
@@ -122,14 +131,25 @@ class LiveView:
                     self._print(line, "dim")
 
     def pause(self) -> None:
-        """Take the region away until the next event."""
+        """Take the region away."""
+        self._paused = True
         if self._running:
             self._live.stop()
             self._running = False
 
+    def resume(self) -> None:
+        """Draw the region again."""
+        self._paused = False
+        self._start()
+
     def close(self) -> None:
         """Take the region away."""
         self.pause()
+
+    def _start(self) -> None:
+        if not self._running:
+            self._live.start()
+            self._running = True
 
     def _print(self, line: str, style: str) -> None:
         from rich.text import Text

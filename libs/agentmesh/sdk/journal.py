@@ -1,5 +1,6 @@
 """What earlier attempts finished, matched by key, and what they said already."""
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -67,6 +68,16 @@ class Journal:
 
 
 def digest_of(value: Any) -> str:
-    """Return a short digest of JSON-able data, or of bytes."""
-    data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True, default=str).encode()
+    """Return a short digest of data, the same in every process; what has no value of its own counts by its type."""
+    data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True, default=_stable).encode()
     return hashlib.blake2b(data, digest_size=6).hexdigest()
+
+
+def _stable(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if callable(value) or type(value).__repr__ is object.__repr__:
+        return str(getattr(value, "__qualname__", type(value).__qualname__))  # its repr would hold an address
+    return str(value)
