@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.api.task.v1 import events_pb2, task_pb2
+from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.auth import Keyring, TaskClaims
 from agentmesh.kit.clock import Clock, duration
@@ -19,6 +20,7 @@ from agentmesh_router.hub import Hub
 from agentmesh_router.outcomes import Standing
 from agentmesh_router.ports import Storage
 from agentmesh_router.scheduler import Scheduler
+from agentmesh_router.wire import TERMINAL
 
 log = telemetry.logger(__name__)
 
@@ -30,6 +32,15 @@ _RESYNC_BACKOFF_S = 0.2
 _requests = telemetry.counter(names.REQUESTS_TOTAL, "Tasks that ended", ("agent_type", "status"))
 _duration = telemetry.histogram(names.REQUEST_DURATION, "How long tasks ran", ("agent_type",))
 _active = telemetry.gauge(names.ACTIVE_TASKS, "Attempts that run now", ("agent_type",))
+
+
+class _Numbers:
+    """The metrics of one agent, looked up once."""
+
+    def __init__(self, agent: str) -> None:
+        self.active = _active.labels(agent)
+        self.duration = _duration.labels(agent)
+        self.ended = {state: _requests.labels(agent, _word(state)) for state in TERMINAL}
 
 
 @dataclass(slots=True)
@@ -63,18 +74,41 @@ class Attempts:
         self._lease_ttl_s = lease_ttl_s
         self._running: dict[str, Attempt] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._numbers_of: dict[str, _Numbers] = {}
         self.on_ended: Callable[[str, str, str], None] = lambda tenant, task_id, parent_id: None
 
     # -- beginning ----------------------------------------------------------------------------------------
 
-    def assign(self, attempt: Attempt, assignment: runner_pb.Assignment) -> None:
+    def assign(
+        self,
+        attempt: Attempt,
+        spec: task_pb2.TaskSpec,
+        *,
+        time_left_s: float,
+        traceparent: str,
+        steps: Sequence[runner_pb.StepRecord] = (),
+        history: Sequence[types_pb2.Message] = (),
+        journal_continues: bool = False,
+    ) -> None:
         """Send an attempt to its runner; its slot is reserved already."""
         self._add(attempt)
-        assignment.task_id = attempt.task_id
-        assignment.attempt = attempt.attempt
-        assignment.tenant = attempt.standing.tenant
-        assignment.token = self._token(attempt)
-        attempt.link.send(assignments=[assignment])
+        if not attempt.link.up:
+            return  # storage is told of it when the runner comes back without it
+        size = spec.ByteSize() + sum(step.ByteSize() for step in steps) + sum(m.ByteSize() for m in history) + 512
+        assignment = attempt.link.outbox.open(size).assignments.add(
+            task_id=attempt.task_id,
+            attempt=attempt.attempt,
+            tenant=attempt.standing.tenant,
+            spec=spec,
+            token=self._token(attempt),
+            time_left=duration(time_left_s),
+            traceparent=traceparent,
+            journal_continues=journal_continues,
+        )
+        if steps:
+            assignment.journal.extend(steps)
+        if history:
+            assignment.history.extend(history)
 
     def adopt(self, attempt: Attempt, acked_offset: int) -> None:
         """Go on with an attempt that already runs."""
@@ -102,16 +136,17 @@ class Attempts:
         if attempt.resyncing or batch.first_offset != attempt.expected:
             return  # it will be sent again from the acknowledged offset on
         now_ms = self._clock.now_ms()
+        mutation = pb.Mutation(tenant=attempt.standing.tenant)
+        append = mutation.append
         try:
-            append = outcomes.to_append(batch, attempt.standing, now_ms)
+            outcomes.fill_append(append, batch, attempt.standing, now_ms)
         except MeshError as error:
             log.warning("runner_broke_the_rules", task_id=attempt.task_id, reason=error.reason)
-            append = outcomes.failed(batch, error, now_ms)
+            outcomes.fill_failed(append, batch, error, now_ms)
             self.stop(attempt, Stop.REASON_STALE)
         attempt.expected += append.offsets
         if batch.HasField("outcome") or outcomes.is_terminal(append):
             self._leave(attempt)
-        mutation = pb.Mutation(tenant=attempt.standing.tenant, append=append)
         try:
             pending = self._storage.commit_soon(mutation)
         except MeshError:
@@ -166,13 +201,13 @@ class Attempts:
 
     def _add(self, attempt: Attempt) -> None:
         self._running[attempt.task_id] = attempt
-        _active.labels(attempt.agent).inc()
+        self._numbers(attempt.agent).active.inc()
 
     def _leave(self, attempt: Attempt) -> None:
         if attempt.over:
             return
         attempt.over = True
-        _active.labels(attempt.agent).dec()
+        self._numbers(attempt.agent).active.dec()
         if not attempt.waiting:
             self._scheduler.release(attempt.link, attempt.agent)
 
@@ -195,16 +230,15 @@ class Attempts:
                 last=result.last_sequence,
                 terminal=terminal,
             )
-        ack = runner_pb.AckedOffset(task_id=append.task_id, attempt=append.attempt, offset=result.acked_offset)
-        attempt.link.send(acks=[ack])
+        attempt.link.acknowledge(append.task_id, append.attempt, result.acked_offset)
         if not attempt.over:
             return
         if self._running.get(attempt.task_id) is attempt and result.acked_offset >= attempt.expected:
             del self._running[attempt.task_id]
         if terminal:
-            status = events_pb2.TaskState.Name(append.state).removeprefix("TASK_STATE_").lower()
-            _requests.labels(attempt.agent, status).inc()
-            _duration.labels(attempt.agent).observe(time.monotonic() - attempt.started)
+            numbers = self._numbers(attempt.agent)
+            numbers.ended[append.state].inc()
+            numbers.duration.observe(time.monotonic() - attempt.started)
             if result.parent_id:
                 self.on_ended(attempt.standing.tenant, attempt.task_id, result.parent_id)
         elif (
@@ -256,11 +290,16 @@ class Attempts:
             token=self._token(attempt),
         )
 
+    def _numbers(self, agent: str) -> _Numbers:
+        numbers = self._numbers_of.get(agent)
+        if numbers is None:
+            numbers = self._numbers_of[agent] = _Numbers(agent)
+        return numbers
+
     def _token(self, attempt: Attempt) -> str:
         expires_at = self._clock.now_ms() / 1000 + self._lease_ttl_s
         return self._keyring.sign(TaskClaims(attempt.standing.tenant, attempt.task_id, attempt.attempt, expires_at))
 
 
-def assignment_for(spec: task_pb2.TaskSpec, *, time_left_s: float, traceparent: str) -> runner_pb.Assignment:
-    """Begin an assignment; `Attempts.assign` fills in the rest."""
-    return runner_pb.Assignment(spec=spec, time_left=duration(time_left_s), traceparent=traceparent)
+def _word(state: events_pb2.TaskState.ValueType) -> str:
+    return events_pb2.TaskState.Name(state).removeprefix("TASK_STATE_").lower()

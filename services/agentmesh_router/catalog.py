@@ -7,7 +7,7 @@ import jsonschema_rs
 
 from agentmesh.api.task.v1 import task_pb2
 from agentmesh.kit.errors import InvalidRequest, NotFound
-from agentmesh_router.wire import to_python
+from agentmesh.kit.structs import to_python
 
 _MAX_REMEMBERED = 4096
 _MAX_NAMED = 20

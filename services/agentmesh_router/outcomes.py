@@ -27,42 +27,37 @@ class Standing:
     asking: bool = False  # it asked a question that is not answered
 
 
-def to_append(batch: runner_pb.EventBatch, standing: Standing, now_ms: int) -> pb.AppendEvents:
-    """Check a batch and turn it into the change to commit; raise InvalidRequest if it breaks the rules."""
+def fill_append(append: pb.AppendEvents, batch: runner_pb.EventBatch, standing: Standing, now_ms: int) -> None:
+    """Check a batch and write the change to commit; raise InvalidRequest if it breaks the rules."""
     if len(batch.events) > names.MAX_BATCH_BYTES:
         raise InvalidRequest("the batch is larger than 1 MiB", reason="BATCH_TOO_LARGE")
     try:
         events = events_pb2.EventList.FromString(batch.events).events
     except DecodeError as error:
         raise InvalidRequest("the events can't be parsed", reason="MALFORMED_EVENTS") from error
-    append = pb.AppendEvents(
-        task_id=batch.task_id,
-        attempt=batch.attempt,
-        first_offset=batch.first_offset,
-        offsets=len(events),
-        events=batch.events,
-        event_count=len(events),
-        steps=batch.steps,
-    )
+    append.task_id = batch.task_id
+    append.attempt = batch.attempt
+    append.first_offset = batch.first_offset
+    append.offsets = append.event_count = len(events)
+    append.events = batch.events
+    if batch.steps:
+        append.steps.extend(batch.steps)
     for event in events:
         _look_at(event, append, standing)
     if batch.HasField("outcome"):
         _end(append, batch.outcome, standing, now_ms)
-    return append
 
 
-def failed(batch: runner_pb.EventBatch, error: MeshError, now_ms: int) -> pb.AppendEvents:
-    """Return the change that ends a task whose runner broke the rules."""
-    return pb.AppendEvents(
-        task_id=batch.task_id,
-        attempt=batch.attempt,
-        first_offset=batch.first_offset,
-        offsets=1,
-        state=events_pb2.TASK_STATE_FAILED,
-        error=to_status(error),
-        events=state_event(events_pb2.TASK_STATE_FAILED, now_ms, error=to_status(error)),
-        event_count=1,
-    )
+def fill_failed(append: pb.AppendEvents, batch: runner_pb.EventBatch, error: MeshError, now_ms: int) -> None:
+    """Write the change that ends a task whose runner broke the rules."""
+    append.Clear()
+    append.task_id = batch.task_id
+    append.attempt = batch.attempt
+    append.first_offset = batch.first_offset
+    append.offsets = append.event_count = 1
+    append.state = events_pb2.TASK_STATE_FAILED
+    append.error.CopyFrom(to_status(error))
+    append.events = state_event(events_pb2.TASK_STATE_FAILED, now_ms, error=append.error)
 
 
 def _look_at(event: events_pb2.TaskEvent, append: pb.AppendEvents, standing: Standing) -> None:

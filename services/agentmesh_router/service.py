@@ -12,12 +12,12 @@ from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.api.task.v1 import events_pb2, task_pb2, task_service_pb2
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import telemetry
-from agentmesh.kit.clock import Clock, duration, timestamp, to_ms
+from agentmesh.kit.clock import Clock, timestamp, to_ms
 from agentmesh.kit.errors import InvalidRequest, MeshError, Unavailable, WrongState, from_status, to_status
 from agentmesh.kit.ids import is_id, new_id
 from agentmesh_router import wire
 from agentmesh_router.adapters.runner_link import RunnerLink
-from agentmesh_router.attempts import Attempt, Attempts, assignment_for
+from agentmesh_router.attempts import Attempt, Attempts
 from agentmesh_router.catalog import Catalog
 from agentmesh_router.domain import DEFAULT_PRIORITY, MAX_REQUEST_ID, RetryPolicy, request_hash, violations_of
 from agentmesh_router.hub import Hub, Subscription
@@ -109,13 +109,15 @@ class TaskEngine:
         """
         self.check_open()
         self._validate(spec, request_id)
-        create = self._create(spec, request_id, traceparent)
+        mutation = pb.Mutation(tenant=tenant)
+        create = mutation.create
+        self._fill_create(create, spec, request_id, traceparent)
         create.retry_of, create.inherit_journal = retry_of, inherit_journal
         link = self._offer_slot(create)
         subscription = subscribe(create.task_id) if subscribe is not None else None
         done: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         try:
-            pending = self.storage.commit_soon(pb.Mutation(tenant=tenant, create=create))
+            pending = self.storage.commit_soon(mutation)
         except MeshError:
             self._give_up(create.agent, link, subscription)
             raise
@@ -144,23 +146,28 @@ class TaskEngine:
             raise InvalidRequest("the task has fields that are wrong", violations=violations)
         self.catalog.check(spec)
 
-    def _create(self, spec: task_pb2.TaskSpec, request_id: str, traceparent: str) -> pb.CreateTask:
+    def _fill_create(self, create: pb.CreateTask, spec: task_pb2.TaskSpec, request_id: str, traceparent: str) -> None:
         body = spec.SerializeToString(deterministic=True)
-        timeout = spec.timeout if spec.HasField("timeout") else duration(self._default_timeout_s)
-        return pb.CreateTask(
-            task_id=new_id(),
-            request_id=request_id,
-            request_hash=request_hash(body) if request_id else b"",
-            spec=body,
-            agent=spec.agent,
-            priority=spec.priority or DEFAULT_PRIORITY,
-            ready_time=spec.start_time if spec.HasField("start_time") else None,
-            timeout=timeout,
-            queue_timeout=spec.queue_timeout if spec.HasField("queue_timeout") else None,
-            context_id=spec.context_id,
-            labels=spec.labels,
-            traceparent=traceparent,
-        )
+        create.task_id = new_id()
+        create.spec = body
+        create.agent = spec.agent
+        create.priority = spec.priority or DEFAULT_PRIORITY
+        create.traceparent = traceparent
+        if request_id:
+            create.request_id = request_id
+            create.request_hash = request_hash(body)
+        if spec.HasField("timeout"):
+            create.timeout.CopyFrom(spec.timeout)
+        else:
+            create.timeout.seconds = int(self._default_timeout_s)
+        if spec.HasField("start_time"):
+            create.ready_time.CopyFrom(spec.start_time)
+        if spec.HasField("queue_timeout"):
+            create.queue_timeout.CopyFrom(spec.queue_timeout)
+        if spec.context_id:
+            create.context_id = spec.context_id
+        if spec.labels:
+            create.labels.update(spec.labels)
 
     def _offer_slot(self, create: pb.CreateTask) -> RunnerLink | None:
         if to_ms(create.ready_time) > self._clock.now_ms():
@@ -273,25 +280,36 @@ class TaskEngine:
             standing=standing,
             deadline=time.monotonic() + time_left_s,
         )
-        assignment = assignment_for(spec, time_left_s=time_left_s, traceparent=traceparent)
-        assignment.journal.extend(steps)
-        assignment.journal_continues = bool(journal_token or journal)
+        continues = bool(journal_token or journal)
+        assign = partial(
+            self._attempts.assign,
+            running,
+            spec,
+            time_left_s=time_left_s,
+            traceparent=traceparent,
+            steps=steps,
+            journal_continues=continues,
+        )
         if spec.context_id:
-            self._later(self._assign_with_history(running, assignment, journal_token))
+            self._later(
+                self._assign_with_history(running, spec.context_id, assign, journal_token if continues else None)
+            )
             return
-        self._attempts.assign(running, assignment)
-        if assignment.journal_continues:
+        assign()
+        if continues:
             self._later(self._send_journal(running, journal_token))
 
-    async def _assign_with_history(self, running: Attempt, assignment: runner_pb.Assignment, token: str) -> None:
+    async def _assign_with_history(
+        self, running: Attempt, context_id: str, assign: Callable[..., None], journal_token: str | None
+    ) -> None:
+        history: list[types_pb2.Message] = []
         try:
-            history = await self._history(running.standing.tenant, assignment.spec.context_id, running.task_id)
-            assignment.history.extend(history)
+            history = await self._history(running.standing.tenant, context_id, running.task_id)
         except MeshError as error:
             log.warning("history_not_read", task_id=running.task_id, reason=error.reason)
-        self._attempts.assign(running, assignment)
-        if assignment.journal_continues:
-            await self._send_journal(running, token)
+        assign(history=history)
+        if journal_token is not None:
+            await self._send_journal(running, journal_token)
 
     async def _send_journal(self, running: Attempt, token: str) -> None:
         while running.link.up and not running.over:
@@ -377,7 +395,8 @@ class TaskEngine:
         tenant = parent.standing.tenant
         try:
             self._validate(spawn.spec, "")
-            create = self._create(spawn.spec, "", "")
+            create = pb.CreateTask()
+            self._fill_create(create, spawn.spec, "", "")
             slot = self._offer_slot(create)
             change = pb.SpawnTask(
                 parent_id=spawn.task_id, parent_attempt=spawn.attempt, step_key=spawn.step_key, child=create

@@ -3,7 +3,6 @@
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.struct_pb2 import Struct, Value
 
 from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.kit.clock import timestamp, to_ms
@@ -64,11 +63,6 @@ def retry_policy_of(spec: task_pb2.TaskSpec, default: RetryPolicy) -> RetryPolic
     )
 
 
-def to_python(struct: Struct) -> dict[str, Any]:
-    """Read a Struct; a number without a fraction becomes an int, as JSON Schema wants it."""
-    return {name: _plain(value) for name, value in struct.fields.items()}
-
-
 def state_event(state: events_pb2.TaskState.ValueType, now_ms: int, **fields: Any) -> bytes:
     """Write a state_changed event as a serialised EventList."""
     event = events_pb2.TaskEvent(time=timestamp(now_ms), state_changed=events_pb2.StateChanged(state=state, **fields))
@@ -79,22 +73,6 @@ def state_event(state: events_pb2.TaskState.ValueType, now_ms: int, **fields: An
 def first_time_ms(events: bytes) -> int:
     """Return the time of the first event of a serialised EventList."""
     return to_ms(events_pb2.EventList.FromString(events).events[0].time)
-
-
-def _plain(value: Value) -> Any:
-    kind = value.WhichOneof("kind")
-    if kind == "number_value":
-        number = value.number_value
-        return int(number) if number.is_integer() else number
-    if kind == "string_value":
-        return value.string_value
-    if kind == "bool_value":
-        return value.bool_value
-    if kind == "struct_value":
-        return to_python(value.struct_value)
-    if kind == "list_value":
-        return [_plain(item) for item in value.list_value.values]
-    return None
 
 
 def _seconds(value: Duration) -> float:

@@ -26,23 +26,23 @@ _MAX_RESULT_BYTES = names.MAX_EVENT_BYTES - 4096
 
 async def execute(agent: Agent, assignment: runner_pb.Assignment, mesh: Mesh) -> Outcome:
     """Run an agent to its end. CancelledError passes through: whoever cancels knows why."""
-    with telemetry.log_fields(
+    telemetry.bind_log_fields(
         task_id=assignment.task_id,
         tenant=assignment.tenant,
         attempt=assignment.attempt,
         trace_id=telemetry.trace_id(assignment.traceparent),
-    ):
-        journal = Journal(assignment.journal)
-        context = TaskContext(assignment, mesh, journal)
-        try:
-            async with asyncio.timeout(_time_left_s(assignment)):
-                result = await _run(agent, context)
-            mismatch = mismatch_of(journal)
-            if mismatch is not None:
-                await mesh.say([mismatch])
-            return _completed(result, context)
-        except Exception as error:  # noqa: BLE001 - whatever an agent raises ends its attempt, not the runner
-            return _failed(error)
+    )
+    journal = Journal(assignment.journal)
+    context = TaskContext(assignment, mesh, journal)
+    try:
+        async with asyncio.timeout(_time_left_s(assignment)):
+            result = await _run(agent, context)
+        mismatch = mismatch_of(journal)
+        if mismatch is not None:
+            await mesh.say([mismatch])
+        return _completed(result, context)
+    except Exception as error:  # noqa: BLE001 - whatever an agent raises ends its attempt, not the runner
+        return _failed(error)
 
 
 def failed(error: errors.MeshError, *, non_retryable: bool = False) -> Outcome:

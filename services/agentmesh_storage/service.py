@@ -27,7 +27,8 @@ Outcomes = list[Outcome | MeshError]
 class Watcher:
     """The news that one router has not been told yet: at most one head a task, at most 10,000 tasks.
 
-    A router that is slower than that loses the oldest; its poll finds them.
+    A router that is slower than that loses the oldest; its poll finds them. Without a `router_id` it is told of
+    agents only.
     """
 
     def __init__(self, router_id: str) -> None:
@@ -38,8 +39,8 @@ class Watcher:
 
     def tell(self, news: News) -> None:
         """Take news in."""
-        for head in news.heads:
-            if head.origin != self.router_id or not head.origin:
+        for head in news.heads if self.router_id else ():
+            if head.origin != self.router_id:
                 if len(self._heads) >= _MAX_HEADS:
                     self._heads.pop(next(iter(self._heads)))
                 self._heads[head.task_id] = head

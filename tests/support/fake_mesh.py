@@ -45,8 +45,8 @@ class FakeMesh:
     """Serves tasks that are complete as soon as they are submitted.
 
     `break_after` are the numbers of events after which one stream call after the other is cut with UNAVAILABLE
-    (a stream that isn't named runs to its end); `overlap` is how many events a watch repeats; with `stall`, no task
-    ever ends.
+    (a stream that isn't named runs to its end); `overlap` is how many events a watch repeats; with `stall`, a
+    task ends only when it is canceled.
     """
 
     break_after: list[int] = field(default_factory=list)
@@ -61,6 +61,7 @@ class FakeMesh:
     seen_metadata: list[str] = field(default_factory=list)
     held: asyncio.Event | None = None
     stall: bool = False
+    released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def accept(self, request_id: str, spec: task_pb2.TaskSpec) -> str:
         """Accept a task once for each request_id."""
@@ -143,6 +144,8 @@ class FakeMesh:
     async def cancel_task(self, request: pb.CancelTaskRequest, call: Call) -> pb.CancelTaskResponse:
         self._enter("CancelTask", call)
         self.canceled.append(request.task_id)
+        self.logs[request.task_id][-1] = state(events_pb2.TASK_STATE_CANCELED)
+        self.released.set()
         return pb.CancelTaskResponse(task=task_pb2.Task(id=request.task_id))
 
     async def send_task_input(self, request: pb.SendTaskInputRequest, call: Call) -> pb.SendTaskInputResponse:
@@ -179,7 +182,8 @@ class FakeMesh:
         events = self.logs[task_id][after:]
         for number, event in enumerate(events):
             if self.stall and number == len(events) - 1:
-                await asyncio.Event().wait()
+                await self.released.wait()
+                event = self.logs[task_id][-1]
             if number == limit:
                 raise Unavailable("cut")
             yield events_pb2.EventChunk(task_id=task_id, attempt=1, first_sequence=after + number + 1, events=[event])

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
+import structlog
 
 from agentmesh.api.task.v1 import task_service_pb2 as pb
 from agentmesh.client import artifacts
@@ -20,14 +21,16 @@ from agentmesh.client.result import Result
 from agentmesh.client.ride import Ride
 from agentmesh.client.spec import TaskOptions, build_spec
 from agentmesh.kit.batching import Batcher
-from agentmesh.kit.errors import Canceled, InvalidRequest, MeshError, Unavailable, from_status
+from agentmesh.kit.errors import Canceled, Internal, InvalidRequest, MeshError, Unavailable, from_status
 from agentmesh.kit.ids import new_id
+
+log = structlog.get_logger(__name__)
 
 Request = pb.RunTasksRequest
 
 MAX_IN_FLIGHT = 900
 """The router stops reading at 1,000; the rest is room for tasks that were given up but not yet taken out."""
-_MAX_BATCH = 256
+_MAX_BATCH = 32
 _MAX_BATCH_BYTES = 1024 * 1024
 _MAX_REQUEST_BYTES = 3 * 1024 * 1024
 _BROKEN = (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError)
@@ -64,6 +67,7 @@ class Lane:
 
     async def __aenter__(self) -> Self:
         self._keeper = asyncio.create_task(self._keep_open(), name="lane")
+        self._keeper.add_done_callback(self._keeper_ended)
         return self
 
     async def __aexit__(
@@ -176,10 +180,19 @@ class Lane:
                     if submits or watches:
                         await call.write(Request(submits=submits, watches=watches))
             except _BROKEN:
-                # The reader of this call learns why, and opens the next.
-                if self._call is call:
-                    self._call = None
+                self._forget(call)
+            except asyncio.CancelledError:
+                # grpc.aio raises this also when the peer has canceled the call.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                self._forget(call)
         return [None] * len(rides)
+
+    def _forget(self, call: Any) -> None:
+        """Write no more to a call that broke; its reader learns why, and opens the next."""
+        if self._call is call:
+            self._call = None
 
     def _needs(self, rides: list[Ride]) -> tuple[list[Request.Submit], list[Request.Watch], list[Request.Unwatch]]:
         submits: list[Request.Submit] = []
@@ -220,9 +233,12 @@ class Lane:
             else:
                 message.submits.append(ride.submit)
                 size += ride.size
-        async with self._writing:
-            for full in (*messages, message):
-                await call.write(full)
+        try:
+            async with self._writing:
+                for full in (*messages, message):
+                    await call.write(full)
+        except (grpc.aio.UsageError, asyncio.InvalidStateError):
+            self._forget(call)  # it has ended already: reading it says why
 
     # -- in -----------------------------------------------------------------------------------------------
 
@@ -257,6 +273,13 @@ class Lane:
                 self._wanted.clear()
                 self._fail_all(error)
                 backoff = self._caller.backoff()
+
+    def _keeper_ended(self, keeper: asyncio.Task[None]) -> None:
+        """Leave nobody waiting if a bug ended the keeper."""
+        if not keeper.cancelled() and (error := keeper.exception()) is not None:
+            self._keeper = None
+            log.error("lane_broke", exc_info=error)
+            self._fail_all(Internal("the lane broke; open another one", reason="LANE_BROKEN"))
 
     def _fail_all(self, error: MeshError) -> None:
         for ride in self._by_request.values():
@@ -297,12 +320,13 @@ class Lane:
             except MeshError:
                 ride.fail(error)
                 return
-            asyncio.get_running_loop().call_later(wait_s, self._repeat, ride)
+            asyncio.get_running_loop().call_later(wait_s, self._repeat, ride, ride.generation)
             return
         ride.fail(error)
 
-    def _repeat(self, ride: Ride) -> None:
-        if not ride.finished and not ride.abandoned:
+    def _repeat(self, ride: Ride, generation: int) -> None:
+        # A new call has begun with this ride: twice on one call would be watched twice.
+        if ride.generation == generation and not ride.finished and not ride.abandoned:
             if not ride.task_id:
                 ride.generation = -1
             self._post(ride)

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import hmac
-import json
 import os
 import secrets
 import time
@@ -59,12 +58,9 @@ class Keyring:
 
     def sign(self, claims: TaskClaims) -> str:
         """Write a task token."""
-        body = json.dumps(
-            [claims.tenant, claims.task_id, claims.attempt, claims.expires_at, list(claims.scopes)],
-            separators=(",", ":"),
-        ).encode()
-        mac = hmac.digest(self._task_key, body, "sha256")
-        return f"{_b64(body)}.{_b64(mac)}"
+        fields = (claims.tenant, claims.task_id, str(claims.attempt), f"{claims.expires_at:.3f}", *claims.scopes)
+        body = "\n".join(fields).encode()
+        return f"{_b64(body)}.{_b64(hmac.digest(self._task_key, body, 'sha256'))}"
 
     def verify(self, token: str, now: float | None = None) -> TaskClaims:
         """Read a task token; raise Unauthenticated if it is forged or over."""
@@ -75,10 +71,11 @@ class Keyring:
             raise Unauthenticated("the task token is malformed", reason="TASK_TOKEN_INVALID") from error
         if not hmac.compare_digest(mac, hmac.digest(self._task_key, body, "sha256")):
             raise Unauthenticated("the task token is not ours", reason="TASK_TOKEN_INVALID")
-        tenant, task_id, attempt, expires_at, scopes = json.loads(body)
-        if expires_at < (time.time() if now is None else now):
+        tenant, task_id, attempt, expires_at, *scopes = body.decode().split("\n")
+        claims = TaskClaims(tenant, task_id, int(attempt), float(expires_at), tuple(scopes))
+        if claims.expires_at < (time.time() if now is None else now):
             raise Unauthenticated("the task token is over", reason="TASK_TOKEN_EXPIRED")
-        return TaskClaims(tenant, task_id, attempt, expires_at, tuple(scopes))
+        return claims
 
     @property
     def _task_key(self) -> bytes:

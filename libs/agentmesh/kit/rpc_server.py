@@ -6,6 +6,7 @@ grpc.aio sends the text of an exception to the caller, so nothing but a MeshErro
 
 import asyncio
 import inspect
+import operator
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -107,6 +108,10 @@ def listen(server: grpc.aio.Server, address: str, tls: Tls | None = None) -> int
             f"can't listen on {address}: is the port in use? Stop what uses it or choose another port",
             reason="PORT_IN_USE",
         ) from error
+
+
+# types-protobuf and grpcio's own stubs disagree on whether this is typed.
+_write: Callable[[Any], bytes] = operator.methodcaller("SerializeToString")
 
 
 class _Malformed:
@@ -240,11 +245,8 @@ def _deserializer(message: type[Message]) -> Callable[[bytes], Any]:
     return deserialize
 
 
-def _serialize(response: Any) -> bytes:
-    if type(response) is bytes:
-        return response
-    write: Callable[[], bytes] = response.SerializeToString
-    return write()
+def _serialize(response: Any) -> Any:
+    return response if type(response) is bytes else _write(response)
 
 
 def _snake(name: str) -> str:

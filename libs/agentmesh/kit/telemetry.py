@@ -4,8 +4,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -75,11 +74,9 @@ def logger(name: str) -> structlog.typing.FilteringBoundLogger:
     return log
 
 
-@contextmanager
-def log_fields(**fields: object) -> Iterator[None]:
-    """Add fields, such as task and tenant, to every line that is logged inside."""
-    with structlog.contextvars.bound_contextvars(**fields):
-        yield
+def bind_log_fields(**fields: object) -> None:
+    """Add fields, such as task and tenant, to every line that the current asyncio task logs from now on."""
+    structlog.contextvars.bind_contextvars(**fields)
 
 
 def traceparent_or_new(received: str | None) -> str:

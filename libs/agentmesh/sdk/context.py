@@ -23,6 +23,7 @@ from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import names
 from agentmesh.kit.clock import duration, timestamp
 from agentmesh.kit.errors import Unavailable, to_status
+from agentmesh.kit.structs import to_python
 from agentmesh.sdk.agent import to_struct
 from agentmesh.sdk.errors import AgentError, ChildFailed
 from agentmesh.sdk.journal import Journal, digest_of
@@ -94,8 +95,8 @@ class TaskContext:
         self.tenant = assignment.tenant
         self.attempt = assignment.attempt
         self.prompt = spec.prompt
-        self.parameters: dict[str, Any] = json_format.MessageToDict(spec.parameters)
-        self.constraints: dict[str, Any] = json_format.MessageToDict(spec.constraints)
+        self.parameters: dict[str, Any] = to_python(spec.parameters)
+        self.constraints: dict[str, Any] = to_python(spec.constraints)
         self.labels = dict(spec.labels)
         self.context_id = spec.context_id
         self.history: list[types_pb2.Message] = list(assignment.history)

@@ -21,37 +21,34 @@ _LAST_BACKOFF_S = 2.0
 
 
 class Outbox:
-    """Messages to one runner, merged while the last one is being written."""
+    """Messages to one runner: what is said while the last one is being written goes into the next."""
 
     def __init__(self) -> None:
-        self._parts: list[pb.ExecuteTasksRequest] = []
+        self._messages = [pb.ExecuteTasksRequest()]
+        self._bytes = 0
         self._wake = asyncio.Event()
 
-    def put(self, part: pb.ExecuteTasksRequest) -> None:
-        """Queue a message; it may be merged with those before and after."""
-        self._parts.append(part)
+    def open(self, size: int = 0) -> pb.ExecuteTasksRequest:
+        """Return the message to add to; `size` is about how many bytes will be added."""
+        self._bytes += size
+        if self._bytes > _MAX_MESSAGE_BYTES:
+            self._messages.append(pb.ExecuteTasksRequest())
+            self._bytes = size
         self._wake.set()
+        return self._messages[-1]
 
     async def take(self) -> pb.ExecuteTasksRequest:
-        """Wait for something to send and return it, of at most about 1 MiB."""
+        """Wait for something to send and return it, of about 1 MiB at most."""
         await self._wake.wait()
         # A write returns at once: two turns of the loop let a burst share a message.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        merged = self._parts[0]
-        taken = 1
-        if len(self._parts) > 1:
-            size = merged.ByteSize()
-            for part in self._parts[1:]:
-                size += part.ByteSize()
-                if size > _MAX_MESSAGE_BYTES:
-                    break
-                merged.MergeFrom(part)
-                taken += 1
-        del self._parts[:taken]
-        if not self._parts:
+        message = self._messages.pop(0)
+        if not self._messages:
+            self._messages.append(pb.ExecuteTasksRequest())
+            self._bytes = 0
             self._wake.clear()
-        return merged
+        return message
 
 
 class RunnerLink:
@@ -95,7 +92,13 @@ class RunnerLink:
     def send(self, **fields: Any) -> None:
         """Queue a message down."""
         if self.up:
-            self.outbox.put(pb.ExecuteTasksRequest(**fields))
+            message = pb.ExecuteTasksRequest(**fields)
+            self.outbox.open(message.ByteSize()).MergeFrom(message)
+
+    def acknowledge(self, task_id: str, attempt: int, offset: int) -> None:
+        """Queue what is durable; as `send`, for the hot path."""
+        if self.up:
+            self.outbox.open(64).acks.add(task_id=task_id, attempt=attempt, offset=offset)
 
 
 OnHello = Callable[[str, pb.RunnerHello], Awaitable[RunnerLink]]

@@ -150,4 +150,44 @@ async def test_interrupt_without_a_terminal_detaches_and_names_the_task(address:
     assert mesh.canceled == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a terminal of this kind is there on POSIX only")
+@pytest.mark.parametrize(("choice", "code", "canceled"), [(b"c\n", 4, 1), (b"d\n", 130, 0), (b"", 130, 0)])
+async def test_interrupt_on_a_terminal_offers_to_cancel_or_detach(
+    address: str, mesh: FakeMesh, choice: bytes, code: int, canceled: int
+) -> None:
+    mesh.stall = True
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "agentmesh", "run", "echo", "hi", "--address", address],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=os.environ | PYTHONPATH | {"TERM": "xterm"},
+    )
+    os.close(theirs)
+    try:
+        async with asyncio.timeout(20):
+            await _read_until(ours, b"hi 2")
+            process.send_signal(signal.SIGINT)
+            await _read_until(ours, b"[d]etach")
+            if choice:
+                os.write(ours, choice)
+            else:
+                process.send_signal(signal.SIGINT)
+            await _read_until(ours, b"is CANCELED" if canceled else b"tasks watch")
+            assert await asyncio.to_thread(process.wait) == code
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert len(mesh.canceled) == canceled
+
+
+async def _read_until(terminal: int, text: bytes) -> None:
+    """Read what the command shows until this is there."""
+    shown = b""
+    while text not in shown:
+        shown += await asyncio.to_thread(os.read, terminal, 4096)
+
+
 PYTHONPATH = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -84,6 +84,8 @@ _BRANCHES: Program = [
     ("gather", [[("emit", None), ("step", [("delta", None), ("tick", None), ("emit", None)])], [("llm", None)]]),
     ("delta", None),
 ]
+# The next attempt skips the step, so that its branches speak in another order.
+_ORDER: Program = [("gather", [[("step", [("tick", None)]), ("emit", None)], [("emit", None)]])]
 # Steps in steps, and the same call twice.
 _NESTED: Program = [
     ("step", [("delta", None), ("step", [("emit", None), ("delta", None)]), ("delta", None)]),
@@ -96,6 +98,7 @@ _NESTED: Program = [
 @settings(max_examples=60, deadline=None)
 @given(PROGRAMS)
 @example(_BRANCHES)
+@example(_ORDER)
 @example(_NESTED)
 def test_a_task_killed_after_any_commit_says_each_thing_once(program: Program) -> None:
     batches, _ = run(program, Storage().start())
