@@ -84,7 +84,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         _learn_agents(storage, catalog),
         storage_hints(storage),
         engine.follow_news(),
-        scheduler.claim_forever(storage, engine.begin_claimed),
+        scheduler.claim_forever(storage, engine.begin_claimed, attempts.doubt),
         Discovery(settings.services.runner.addresses, connect).run(),
         _every(_POLL_S, hub.doubt_all),
         _every(_WATCH_DEADLINES_S, attempts.stop_overdue),

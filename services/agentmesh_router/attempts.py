@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
@@ -13,7 +14,7 @@ from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.auth import Keyring, TaskClaims
 from agentmesh.kit.clock import Clock, duration
-from agentmesh.kit.errors import MeshError, StaleAttempt, from_status
+from agentmesh.kit.errors import MeshError, NotFound, StaleAttempt, from_status
 from agentmesh_router import outcomes
 from agentmesh_router.adapters.runner_link import RunnerLink
 from agentmesh_router.hub import Hub
@@ -185,6 +186,12 @@ class Attempts:
         if self._running.get(attempt.task_id) is attempt:
             del self._running[attempt.task_id]
 
+    def doubt(self, link: RunnerLink) -> None:
+        """Have storage hand back what it holds for a runner without its having been assigned."""
+        if not link.unsure:
+            link.unsure = True
+            self._later(self._sync(link))
+
     def lost(self, link: RunnerLink) -> None:
         """Forget the attempts of a runner whose stream broke; they are adopted when it comes back."""
         for attempt in self.of(link):
@@ -260,16 +267,30 @@ class Attempts:
         if attempt.resyncing or self._running.get(attempt.task_id) is not attempt:
             return
         attempt.resyncing = True
-        task = asyncio.create_task(self._readopt(attempt))
+        self._later(self._readopt(attempt))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+    async def _sync(self, link: RunnerLink) -> None:
+        while link.up and link.unsure:
+            link.unsure = False
+            running = [attempt.task_id for attempt in self.of(link)]
+            change = pb.SyncRunner(incarnation=link.incarnation, running_task_ids=[*running, *link.claiming])
+            try:
+                await self._storage.commit(pb.Mutation(sync_runner=change))
+            except MeshError:
+                link.unsure = True
+                await asyncio.sleep(_RESYNC_BACKOFF_S)
 
     async def _readopt(self, attempt: Attempt) -> None:
         change = pb.AdoptAttempt(task_id=attempt.task_id, attempt=attempt.attempt, incarnation=attempt.link.incarnation)
         while attempt.link.up and self._running.get(attempt.task_id) is attempt:
             try:
                 result = await self._storage.commit(pb.Mutation(tenant=attempt.standing.tenant, adopt=change))
-            except StaleAttempt:
+            except (StaleAttempt, NotFound):
                 self.stop(attempt, Stop.REASON_STALE)
                 self.forget(attempt)
                 self._hub.doubt(attempt.task_id)

@@ -14,6 +14,8 @@ MAX_REQUEST_ID = 128
 MAX_CONTEXT_ID = 128
 MAX_ATTEMPTS = 100
 DEFAULT_PRIORITY = 5
+MAX_SPEC_BYTES = 1024 * 1024
+MAX_DELAY_S = 10 * 366 * 86_400.0
 _MAX_SECONDS = 30 * 86_400.0
 
 
@@ -50,6 +52,8 @@ class SpecFacts:
     labels: Sequence[tuple[str, str]]
     context_id: str
     max_attempts: int
+    size_bytes: int
+    starts_in_s: float
 
 
 def violations_of(facts: SpecFacts) -> Violations:
@@ -84,6 +88,10 @@ def violations_of(facts: SpecFacts) -> Violations:
         found.append(("spec.context_id", f"must be at most {MAX_CONTEXT_ID} characters"))
     if not 0 <= facts.max_attempts <= MAX_ATTEMPTS:
         found.append(("spec.retry.max_attempts", f"must be from 1 to {MAX_ATTEMPTS}, or 0 for the default"))
+    if facts.size_bytes > MAX_SPEC_BYTES:
+        found.append(("spec", f"must be at most {MAX_SPEC_BYTES} bytes; upload larger inputs as artifacts"))
+    if facts.starts_in_s > MAX_DELAY_S:
+        found.append(("spec.start_time", "must be within 10 years from now"))
     return found
 
 

@@ -56,7 +56,7 @@ class TaskApi:
                 yield data
         finally:
             self._engine.hub.remove(subscription)
-            if request.cancel_on_disconnect and not subscription.done:
+            if request.cancel_on_disconnect and not subscription.done and not self._engine.draining:
                 await asyncio.shield(self._cancel_quietly(call.tenant, subscription.task_id))
 
     async def run_tasks(self, requests: AsyncIterator[pb.RunTasksRequest], call: Call) -> AsyncIterator[bytes]:

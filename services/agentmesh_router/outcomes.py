@@ -40,8 +40,10 @@ def fill_append(append: pb.AppendEvents, batch: runner_pb.EventBatch, standing: 
     append.first_offset = batch.first_offset
     append.offsets = append.event_count = len(events)
     append.events = batch.events
-    if batch.steps:
-        append.steps.extend(batch.steps)
+    for step in batch.steps:
+        if not 0 <= step.event_index < len(events) or events[step.event_index].step_completed.key != step.key:
+            raise InvalidRequest("a step has no step_completed event", reason="STEP_WITHOUT_EVENT")
+        append.steps.append(step)
     for event in events:
         _look_at(event, append, standing)
     if batch.HasField("outcome"):
@@ -119,7 +121,7 @@ def _fail(append: pb.AppendEvents, outcome: runner_pb.Outcome, standing: Standin
         _say(append, events_pb2.TASK_STATE_SUBMITTED, now_ms, error=outcome.failed, retry_time=again)
         return
     status = outcome.failed
-    if failures > 1 and not outcome.non_retryable:
+    if failures >= standing.policy.max_attempts > 1 and not outcome.non_retryable:
         status = _exhausted(error, failures)
     append.error.CopyFrom(status)
     _say(append, events_pb2.TASK_STATE_FAILED, now_ms, error=status)

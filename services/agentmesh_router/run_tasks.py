@@ -72,8 +72,8 @@ class RunTasksStream:
 
     async def _collect(self) -> bytes:
         self._woken.clear()
-        parts, self._answers = self._answers, []
-        size = sum(map(len, parts))
+        parts: list[bytes] = []
+        size = sum(map(len, self._answers))
         while self._dirty and size < _MAX_MESSAGE_BYTES:
             subscription, _ = self._dirty.popitem()
             data = subscription.take()
@@ -88,7 +88,9 @@ class RunTasksStream:
         if self._dirty:
             self._woken.set()
         self._room.set()
-        return b"".join(parts)
+        # Last taken, first said: a task may have been accepted while another's log was read.
+        answers, self._answers = self._answers, []
+        return b"".join(answers + parts)
 
     async def _catch_up(self, subscription: Subscription) -> bytes:
         try:
@@ -173,7 +175,9 @@ class RunTasksStream:
             return
         accepted = future.result()
         self._answer(Response(accepted=[Response.Accepted(request_id=request_id, task_id=accepted.task_id)]))
-        if accepted.result.existed:
+        if accepted.task_id in self._subscriptions:
+            self._engine.hub.remove(subscription)
+        elif accepted.result.existed:
             self._watch(accepted.task_id, 0)
         else:
             self._follow(subscription)

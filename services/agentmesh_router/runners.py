@@ -133,6 +133,22 @@ class Runners:
         log.info("attempt_adopted", task_id=task.id, attempt=task.attempt, runner=link.incarnation)
         if task.HasField("cancel_requested_time") and to_ms(task.cancel_requested_time):
             self._attempts.stop(attempt, Stop.REASON_CANCELED)
+        self._later(self._deliver_answers(attempt))
+
+    async def _deliver_answers(self, attempt: Attempt) -> None:
+        """Send the answers that may have come while no router spoke with the runner; it knows which it has."""
+        token = ""
+        while True:
+            steps, token = await self._storage.read_steps(attempt.standing.tenant, attempt.task_id, token)
+            for step in steps:
+                if step.kind == "input":
+                    delivery = runner_pb.DeliverInput(
+                        task_id=attempt.task_id, attempt=attempt.attempt, input_id=step.key
+                    )
+                    delivery.message.ParseFromString(step.result)
+                    attempt.link.send(inputs=[delivery])
+            if not token:
+                return
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(self._guarded(work))

@@ -21,6 +21,7 @@ _RETRY_S = 0.5
 _free_slots = telemetry.gauge(names.ROUTER_FREE_SLOTS, "Attempts that runners could take now")
 
 OnClaimed = Callable[[RunnerLink, pb.ClaimedTask], None]
+OnUnsure = Callable[[RunnerLink], None]
 
 
 class Scheduler:
@@ -75,8 +76,8 @@ class Scheduler:
         self._backlog.update(agents)
         self._wake.set()
 
-    async def claim_forever(self, storage: Storage, on_claimed: OnClaimed) -> None:
-        """Claim ready work for free slots until cancelled."""
+    async def claim_forever(self, storage: Storage, on_claimed: OnClaimed, on_unsure: OnUnsure) -> None:
+        """Claim ready work for free slots until cancelled; `on_unsure` hears of runners whose claims got no reply."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -91,6 +92,9 @@ class Scheduler:
             except MeshError as error:
                 log.warning("claim_failed", reason=error.reason)
                 claimed = []
+                for incarnation in {offer.incarnation for offer in offers}:
+                    if (link := self._links.get(incarnation)) is not None:
+                        on_unsure(link)
                 asyncio.get_running_loop().call_later(_RETRY_S, self.ready, agents)
             self._hand_out(offers, claimed, on_claimed)
 

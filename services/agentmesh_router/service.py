@@ -119,7 +119,7 @@ class TaskEngine:
         try:
             pending = self.storage.commit_soon(mutation)
         except MeshError:
-            self._give_up(create.agent, link, subscription)
+            self._give_up(create, link, subscription)
             raise
         accepted = Accepted(create.task_id, pb.MutationResult(), spec, request_id)
         pending.add_done_callback(partial(self._created, tenant, create, accepted, link, subscription, done))
@@ -138,7 +138,7 @@ class TaskEngine:
             wake()
 
     def _validate(self, spec: task_pb2.TaskSpec, request_id: str) -> None:
-        violations = violations_of(wire.facts_of(spec))
+        violations = violations_of(wire.facts_of(spec, self._clock.now_ms()))
         if len(request_id) > MAX_REQUEST_ID:
             violations.append(("request_id", f"must be at most {MAX_REQUEST_ID} characters"))
         violations.extend(("spec.artifact_ids", f"{i!r} is not an id") for i in spec.artifact_ids if not is_id(i))
@@ -174,13 +174,15 @@ class TaskEngine:
             return None
         link = self._scheduler.reserve(create.agent)
         if link is not None:
+            link.claiming.add(create.task_id)
             create.claim.incarnation = link.incarnation
             create.claim.agent_version = link.agents.get(create.agent, "")
         return link
 
-    def _give_up(self, agent: str, link: RunnerLink | None, subscription: Subscription | None) -> None:
+    def _give_up(self, create: pb.CreateTask, link: RunnerLink | None, subscription: Subscription | None) -> None:
         if link is not None:
-            self._scheduler.release(link, agent)
+            link.claiming.discard(create.task_id)
+            self._scheduler.release(link, create.agent)
         if subscription is not None:
             self.hub.remove(subscription)
 
@@ -195,17 +197,19 @@ class TaskEngine:
         future: "asyncio.Future[pb.MutationResult]",
     ) -> None:
         error = future.exception()
+        if error is not None and link is not None:
+            self._attempts.doubt(link)
         if error is None and future.result().HasField("error"):
             error = from_status(future.result().error)
         if error is not None:
-            self._give_up(create.agent, link, subscription)
+            self._give_up(create, link, subscription)
             if not done.done():
                 done.set_exception(error)
                 done.exception()
             return
         result = accepted.result = future.result()
         if result.existed:
-            self._give_up(create.agent, link, subscription)
+            self._give_up(create, link, subscription)
             accepted.task_id = result.task_id
         else:
             self.hub.publish(
@@ -217,6 +221,8 @@ class TaskEngine:
 
     def _begin_created(self, tenant: str, create: pb.CreateTask, accepted: Accepted, link: RunnerLink | None) -> None:
         result = accepted.result
+        if link is not None:
+            link.claiming.discard(create.task_id)
         if result.claimed and link is not None:
             self._begin(
                 link,
@@ -404,7 +410,9 @@ class TaskEngine:
             try:
                 result = await self.storage.commit(pb.Mutation(tenant=tenant, spawn=change))
             except BaseException:
-                self._give_up(create.agent, slot, None)
+                if slot is not None:
+                    self._attempts.doubt(slot)
+                self._give_up(create, slot, None)
                 raise
         except MeshError as error:
             update.error.CopyFrom(to_status(error))
@@ -414,7 +422,7 @@ class TaskEngine:
         update.child.CopyFrom(result.task)
         link.send(children=[update])
         if result.existed:
-            self._give_up(create.agent, slot, None)
+            self._give_up(create, slot, None)
             return
         accepted = Accepted(create.task_id, result, spawn.spec, "")
         self._begin_created(tenant, create, accepted, slot)

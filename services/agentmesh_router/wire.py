@@ -33,7 +33,7 @@ def cut(events: bytes, skip: int) -> bytes:
     return rest
 
 
-def facts_of(spec: task_pb2.TaskSpec) -> SpecFacts:
+def facts_of(spec: task_pb2.TaskSpec, now_ms: int) -> SpecFacts:
     """Read what validation looks at."""
     return SpecFacts(
         agent=spec.agent,
@@ -47,6 +47,8 @@ def facts_of(spec: task_pb2.TaskSpec) -> SpecFacts:
         labels=list(spec.labels.items()) if spec.labels else (),
         context_id=spec.context_id,
         max_attempts=spec.retry.max_attempts if spec.HasField("retry") else 0,
+        size_bytes=spec.ByteSize(),
+        starts_in_s=(to_ms(spec.start_time) - now_ms) / 1000 if spec.HasField("start_time") else 0.0,
     )
 
 

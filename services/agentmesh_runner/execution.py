@@ -34,14 +34,18 @@ async def execute(agent: Agent, assignment: runner_pb.Assignment, mesh: Mesh) ->
     )
     journal = Journal(assignment.journal)
     context = TaskContext(assignment, mesh, journal)
+    deadline = asyncio.timeout(_time_left_s(assignment))
     try:
-        async with asyncio.timeout(_time_left_s(assignment)):
+        async with deadline:
             result = await _run(agent, context)
         mismatch = mismatch_of(journal)
         if mismatch is not None:
             await mesh.say([mismatch])
         return _completed(result, context)
     except Exception as error:  # noqa: BLE001 - whatever an agent raises ends its attempt, not the runner
+        if deadline.expired():
+            late = errors.DeadlineExceeded("the task ran out of time", reason="TASK_TIMEOUT")
+            return failed(late, non_retryable=True)
         return _failed(error)
 
 
@@ -83,9 +87,6 @@ def _failed(error: Exception) -> Outcome:
             "the parameters don't fit the agent", reason="PARAMETERS_INVALID", violations=violations
         )
         return Outcome(rejected=errors.to_status(refused))
-    if isinstance(error, TimeoutError):
-        late = errors.DeadlineExceeded("the task ran out of time", reason="TASK_TIMEOUT")
-        return failed(late, non_retryable=True)
     if isinstance(error, AgentError):
         status = errors.to_status(errors.Unavailable(error.message, reason=error.reason))
         return Outcome(failed=status, non_retryable=not error.retryable)

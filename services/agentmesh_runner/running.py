@@ -59,6 +59,7 @@ class Running:
         self._keys: set[str] = set()
         self._spawning: dict[str, tuple[asyncio.Future[task_pb2.Task], task_pb2.TaskSpec]] = {}
         self._children: dict[str, asyncio.Future[task_pb2.Task]] = {}
+        self._step_of: dict[str, str] = {}
         self._inputs: dict[str, asyncio.Future[types_pb2.Message]] = {}
 
     # -- the port Mesh --------------------------------------------------------------------------------------
@@ -129,6 +130,7 @@ class Running:
             if update.HasField("error") and not spawning.done():
                 spawning.set_exception(from_status(update.error))
             _resolve(spawning, update.child)
+            self._step_of[update.child.id] = update.step_key
         if update.child.state in _TERMINAL:
             _resolve(self._children.setdefault(update.child.id, _future()), update.child)
 
@@ -139,8 +141,10 @@ class Running:
     def resume(self) -> None:
         """Say again what a lost router may not have heard."""
         asked = {spawn.step_key for spawn in self.spawns}
+        # The answer to a repeated spawn is the child as it stands, which tells also whether it has ended.
+        awaited = {self._step_of.get(task_id) for task_id, ended in self._children.items() if not ended.done()}
         for step_key, (future, spec) in self._spawning.items():
-            if not future.done() and step_key not in asked:
+            if step_key not in asked and (not future.done() or step_key in awaited):
                 self._ask_for(step_key, spec)
         self.waiting_news = True if self.waiting_since is not None else None
 

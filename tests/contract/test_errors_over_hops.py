@@ -91,13 +91,19 @@ class Chain:
     async def fails(self, method: str) -> grpc.aio.AioRpcError:
         """Call a method and return the error that the wire brought."""
         request = {"GetTask": pb.GetTaskRequest(), "CancelTask": pb.CancelTaskRequest()}.get(method)
+        call = getattr(self.stub, method)(request or pb.WatchTaskRequest(), timeout=10)
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            if request is None:
-                async for _ in self.stub.WatchTask(pb.WatchTaskRequest(), timeout=10):
-                    pass
-            else:
-                await getattr(self.stub, method)(request, timeout=10)
+            await answered(call)
         return raised.value
+
+
+async def answered(call: Any) -> None:
+    """Wait for a call's answer, or for the last of a stream's."""
+    if isinstance(call, grpc.aio.UnaryUnaryCall):
+        await call
+        return
+    async for _ in call:
+        pass
 
 
 @pytest.fixture
@@ -157,11 +163,7 @@ async def test_a_malformed_message_is_an_invalid_argument(chain: Chain, method: 
     call: Any = getattr(chain.channel, shape)(f"/{SERVICE.full_name}/{method}", request_serializer=None)
     garbage = b"\xff\xff\xffCANARY"
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        if shape == "unary_unary":
-            await call(garbage, timeout=10)
-        else:
-            async for _ in call(garbage if shape == "unary_stream" else iter([garbage]), timeout=10):
-                pass
+        await answered(call(iter([garbage]) if shape == "stream_stream" else garbage, timeout=10))
     error = errors.from_rpc_error(raised.value)
     assert (raised.value.code(), error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_MESSAGE")
     for secret in ("CANARY", "DecodeError", "protobuf"):

@@ -64,7 +64,8 @@ class Service:
             if not method.server_streaming:
                 await call
             elif await call.read() is grpc.aio.EOF:
-                return await call.code()
+                code: grpc.StatusCode = await call.code()
+                return code
         except grpc.aio.AioRpcError as error:
             return error.code()
         finally:

@@ -214,9 +214,7 @@ async def test_failed_handler_fails_all_of_its_batch_and_no_other(
     assert type(first) is type(second) is kind
     assert str(first) == str(second) == text
     assert third == 30
-    assert [(line["event"], line["batcher"], line["items"]) for line in logs] == [
-        ("batch_failed", "writer", 2)
-    ]
+    assert [(line["event"], line["batcher"], line["items"]) for line in logs] == [("batch_failed", "writer", 2)]
 
 
 async def test_dropped_futures_of_a_failed_batch_are_told_once_in_the_log_and_not_by_the_loop() -> None:

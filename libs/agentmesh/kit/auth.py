@@ -1,6 +1,7 @@
 """Who calls: role tokens between services, task tokens for attempts, tenants for clients."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import os
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentmesh.kit import names
-from agentmesh.kit.errors import PermissionDenied, Unauthenticated
+from agentmesh.kit.errors import PermissionDenied, Unauthenticated, WrongState
 
 _TOKEN_FILE = "service-token"  # noqa: S105 - a file's name
 
@@ -158,13 +159,26 @@ def load_or_create_secret(data_dir: Path) -> str:
     """Read the mesh's secret from the data folder, making it (mode 0600) if it isn't there yet."""
     path = data_dir / _TOKEN_FILE
     data_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    secret = secrets.token_urlsafe(32)
+    with contextlib.suppress(FileNotFoundError):
+        return _secret_in(path)
+    draft = data_dir / f"{_TOKEN_FILE}.{secrets.token_hex(8)}"
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as file:
-        file.write(secret)
+        file.write(secrets.token_urlsafe(32))
+    try:
+        # Whole or not at all: another service may look for it at this moment.
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # another was first, and its secret counts
+    finally:
+        draft.unlink()
+    return _secret_in(path)
+
+
+def _secret_in(path: Path) -> str:
+    secret = path.read_text().strip()
+    if not secret:
+        raise WrongState(f"{path} is empty: remove it, and agentmesh makes a new one", reason="TOKEN_EMPTY")
     return secret
 
 

@@ -6,7 +6,6 @@ grpc.aio sends the text of an exception to the caller, so nothing but a MeshErro
 
 import asyncio
 import inspect
-import operator
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -110,10 +109,6 @@ def listen(server: grpc.aio.Server, address: str, tls: Tls | None = None) -> int
         ) from error
 
 
-# types-protobuf and grpcio's own stubs disagree on whether this is typed.
-_write: Callable[[Any], bytes] = operator.methodcaller("SerializeToString")
-
-
 class _Malformed:
     """Stands for a message that can't be parsed."""
 
@@ -154,7 +149,7 @@ class _Wrapper:
         self._name = method.full_name
         service = method.containing_service.full_name
         self._ok = telemetry.rpc_total.labels(service, method.name, "OK")
-        self._code = lambda code: telemetry.rpc_total.labels(service, method.name, code)
+        self._labels = (service, method.name)
         self._duration = telemetry.rpc_duration.labels(service, method.name)
 
     def _enter(self, context: Any) -> Call:
@@ -214,7 +209,7 @@ class _Wrapper:
             error_id = errors.new_error_id()
             log.error("unexpected_error", method=self._name, error_id=error_id, exc_info=error)
             error = errors.Internal("something went wrong inside the mesh", metadata={"error_id": error_id})
-        self._code(error.code.name).inc()
+        telemetry.rpc_total.labels(*self._labels, error.code.name).inc()
         status = errors.to_status(error)
         trailing: list[tuple[str, str | bytes]] = [(names.STATUS_DETAILS, status.SerializeToString())]
         if error.retry_after_s is not None:
@@ -246,7 +241,7 @@ def _deserializer(message: type[Message]) -> Callable[[bytes], Any]:
 
 
 def _serialize(response: Any) -> Any:
-    return response if type(response) is bytes else _write(response)
+    return response if type(response) is bytes else response.SerializeToString()
 
 
 def _snake(name: str) -> str:

@@ -78,6 +78,7 @@ def _stable(value: Any) -> Any:
         return sorted(map(str, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if callable(value) or type(value).__repr__ is object.__repr__:
-        return str(getattr(value, "__qualname__", type(value).__qualname__))  # its repr would hold an address
+    kind: Any = type(value)
+    if callable(value) or kind.__repr__ is object.__repr__:
+        return str(getattr(value, "__qualname__", kind.__qualname__))  # its repr would hold an address
     return str(value)

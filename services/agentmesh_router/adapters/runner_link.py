@@ -61,6 +61,8 @@ class RunnerLink:
         self.outbox = Outbox()
         self.up = True
         self.draining = False
+        self.claiming: set[str] = set()  # tasks that are being created for it
+        self.unsure = False  # a claim's reply was lost: storage may hold tasks for it that nobody gave it
         self.slots = 0
         self.agents: dict[str, str] = {}
         self._agent_slots: dict[str, int] = {}

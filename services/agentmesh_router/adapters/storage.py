@@ -20,10 +20,10 @@ log = telemetry.logger(__name__)
 
 _CALL_TIMEOUT_S = 10.0
 _COMMIT_TIMEOUT_S = 15.0
-_MAX_BATCH = 512
+_MAX_BATCH = 64
 _MAX_BATCH_BYTES = 2 * 1024 * 1024
 _MAX_QUEUED = 8192
-_OVERLAP_AT = 48  # measured: below this, waiting for the batch in flight beats a second commit
+_OVERLAP_AT = 16  # measured: below this, waiting for the batch in flight beats a second commit
 
 
 class _Exchange:
@@ -37,7 +37,7 @@ class _Exchange:
         self._reader: asyncio.Task[None] | None = None
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
-        self.opened = 0
+        self._writing = asyncio.Lock()  # grpc.aio fails a write that begins before the last one has ended
 
     def next_number(self) -> int:
         """Return a number for the next request, from 1."""
@@ -52,7 +52,8 @@ class _Exchange:
         try:
             async with asyncio.timeout(timeout_s):
                 try:
-                    await self._call.write(request)
+                    async with self._writing:
+                        await self._call.write(request)
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError) as error:
                     raise _unreachable() from error
                 return await future
@@ -65,7 +66,6 @@ class _Exchange:
     def open(self) -> None:
         """Connect if there is no stream."""
         if self._call is None or self._call.done():
-            self.opened += 1
             self._call = self._method(metadata=self._metadata)
             self._reader = asyncio.create_task(self._read(self._call))
 
@@ -118,7 +118,7 @@ class GrpcStorage:
             max_bytes=_MAX_BATCH_BYTES,
             size_of=pb.Mutation.ByteSize,
             max_queued=_MAX_QUEUED,
-            max_in_flight=2,
+            max_in_flight=4,
             overlap_at=_OVERLAP_AT,
             ticks=2,
             name="storage",

@@ -17,7 +17,7 @@ SPEC = task_pb2.TaskSpec(agent="echo", prompt="x")
 async def begun(work: Awaitable[task_pb2.Task]) -> "asyncio.Task[task_pb2.Task]":
     task = asyncio.ensure_future(work)
     await asyncio.sleep(0)
-    return task  # type: ignore[return-value]
+    return task
 
 
 def child(state: pb.TaskState.ValueType) -> task_pb2.Task:

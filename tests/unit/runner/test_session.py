@@ -14,8 +14,7 @@ async def sent(session: Session) -> list[runner_pb.ExecuteTasksResponse]:
     messages: list[runner_pb.ExecuteTasksResponse] = []
 
     async def read() -> None:
-        async for message in session.messages():
-            messages.append(message)
+        messages.extend([message async for message in session.messages()])
 
     reader = asyncio.create_task(read())
     for _ in range(200):

@@ -148,8 +148,8 @@ class Storage:
 
     def commit(self, batch: runner_pb.EventBatch) -> None:
         """Commit what an attempt sent."""
-        append = outcomes.to_append(batch, self._standing, self.ledger.now_ms)
-        mutation = storage_pb.Mutation(tenant="acme", append=append)
+        mutation = storage_pb.Mutation(tenant="acme")
+        outcomes.fill_append(mutation.append, batch, self._standing, self.ledger.now_ms)
         outcome = self.ledger.apply(wire.from_mutation(mutation, ""))
         assert isinstance(outcome, d.Outcome), outcome
 

@@ -111,7 +111,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def park(self, task_id: str, asking: bool, awaited: list[str]) -> None:
         state = State.INPUT_REQUIRED if asking else State.SUBMITTED
         children = [child for child in awaited if self.ledger.tasks[child].parent_id == task_id]
-        self.awaited[task_id] = children
+        if self.ledger.tasks[task_id].incarnation:
+            self.awaited[task_id] = children
         self.append(task_id, state=state, passivate=True, awaited_task_ids=children)
 
     @rule(task_id=tasks, stale=st.integers(0, 2), skip=st.integers(-1, 1), state=st.sampled_from((*TERMINAL,)))
@@ -180,7 +181,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def a_terminal_event_is_the_only_one_and_the_last(self) -> None:
         self.read_log()
         for task in self.ledger.tasks.values():
-            states = [event.state_changed.state for _, event in self.log[task.id]]
+            states = [State(event.state_changed.state) for _, event in self.log[task.id]]
             terminal = [state for state in states if state in TERMINAL]
             assert len(terminal) == (1 if task.state.terminal else 0)
             if terminal:

@@ -1,0 +1,289 @@
+"""What an agent may do, one thing at a time; test_folding holds the whole to its promise."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+from agentmesh.api.task.v1 import events_pb2 as pb
+from agentmesh.api.task.v1 import task_pb2
+from agentmesh.api.types.v1 import types_pb2
+from agentmesh.sdk import AgentError, TaskContext
+from agentmesh.sdk.errors import ChildFailed
+from agentmesh.sdk.journal import Journal, digest_of
+
+
+class FakeMesh:
+    """Keeps what is said; children and answers come when the test says so."""
+
+    def __init__(self) -> None:
+        self.events: list[pb.TaskEvent] = []
+        self.records: list[runner_pb.StepRecord] = []
+        self.waits: list[list[str] | None] = []
+        self.children: dict[str, asyncio.Future[task_pb2.Task]] = {}
+        self.answers: dict[str, asyncio.Future[types_pb2.Message]] = {}
+        self.spawned: list[str] = []
+        self.stored: list[bytes] = []
+        self.refuses = False
+
+    async def say(self, events: Sequence[pb.TaskEvent], steps: Sequence[runner_pb.StepRecord] = ()) -> None:
+        if self.refuses:
+            raise AgentError("STEP_TOO_LARGE", "too large")
+        self.events.extend(events)
+        self.records.extend(steps)
+
+    def generate(self, request: Any) -> Any:
+        raise AssertionError("no model here")
+
+    async def store_artifact(self, name: str, media_type: str, data: bytes) -> types_pb2.Artifact:
+        self.stored.append(data)
+        return types_pb2.Artifact(artifact_id=str(len(self.stored) - 1), name=name, media_type=media_type)
+
+    async def load_artifact(self, artifact_id: str) -> tuple[types_pb2.Artifact, bytes]:
+        return types_pb2.Artifact(artifact_id=artifact_id), self.stored[int(artifact_id)]
+
+    async def spawn(self, step_key: str, spec: task_pb2.TaskSpec) -> task_pb2.Task:
+        self.spawned.append(step_key)
+        return task_pb2.Task(id=spec.prompt, state=pb.TASK_STATE_SUBMITTED)
+
+    async def child_ended(self, task_id: str) -> task_pb2.Task:
+        return await self.children.setdefault(task_id, asyncio.get_running_loop().create_future())
+
+    async def input_given(self, input_id: str) -> types_pb2.Message:
+        return await self.answers.setdefault(input_id, asyncio.get_running_loop().create_future())
+
+    def waiting(self, awaited_task_ids: Sequence[str] | None) -> None:
+        told = None if awaited_task_ids is None else list(awaited_task_ids)
+        if not self.waits or self.waits[-1] != told:
+            self.waits.append(told)
+
+
+def context(mesh: FakeMesh, journal: Sequence[runner_pb.StepRecord] = ()) -> TaskContext:
+    assignment = runner_pb.Assignment(task_id="t", attempt=1, journal=journal)
+    return TaskContext(assignment, mesh, Journal(assignment.journal))
+
+
+async def turns() -> None:
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
+# -- steps --------------------------------------------------------------------------------------------------
+
+
+async def test_a_finished_step_is_not_run_again_in_the_next_attempt() -> None:
+    first, calls = FakeMesh(), []
+
+    def work(value: int) -> dict[str, int]:
+        calls.append(value)
+        return {"value": value}
+
+    for mesh, journal in ((first, []), (FakeMesh(), first.records)):
+        ctx = context(mesh, journal)
+        assert [await ctx.step("work", work, n) for n in (1, 2, 1)] == [{"value": n} for n in (1, 2, 1)]
+    assert calls == [1, 2, 1]
+
+
+async def test_a_step_that_fails_is_not_journaled() -> None:
+    mesh = FakeMesh()
+
+    def broken() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await context(mesh).step("work", broken)
+    assert mesh.records == []
+
+
+async def test_a_result_above_256_kib_is_kept_as_an_artifact_and_read_from_there() -> None:
+    mesh = FakeMesh()
+    big = "x" * 300_000
+    assert await context(mesh).step("big", lambda: big) == big
+    assert (mesh.records[0].result, mesh.records[0].result_artifact_id) == (b"", "0")
+    again = FakeMesh()
+    again.stored = mesh.stored
+    assert await context(again, mesh.records).step("big", lambda: "other") == big
+
+
+async def test_a_result_that_is_no_json_is_refused() -> None:
+    with pytest.raises(AgentError) as refused:
+        await context(FakeMesh()).step("work", object)
+    assert refused.value.reason == "RESULT_NOT_JSON"
+
+
+async def test_a_step_that_could_not_be_said_leaves_its_marks_to_the_next_one() -> None:
+    mesh = FakeMesh()
+    ctx = context(mesh)
+    await ctx.emit("said before")
+    mesh.refuses = True
+    with pytest.raises(AgentError):
+        await ctx.step("too large", lambda: 1)
+    mesh.refuses = False
+    await ctx.step("next", lambda: 2)
+    assert [dict(record.emitted) for record in mesh.records] == [{"": 1}]
+
+
+async def test_values_are_the_same_in_every_attempt() -> None:
+    mesh = FakeMesh()
+    seen = []
+    for journal in ([], mesh.records):
+        ctx = context(FakeMesh() if journal else mesh, journal)
+        seen.append((await ctx.now(), await ctx.uuid(), await ctx.random(), await ctx.random()))
+    assert seen[0] == seen[1]
+    assert seen[0][2] != seen[0][3]
+
+
+@dataclass
+class Options:
+    names: frozenset[str]
+    hook: Callable[[], None]
+
+
+_DIGEST = """
+import sys
+from tests.unit.sdk.test_context import Options, FakeMesh
+from agentmesh.sdk.journal import digest_of
+print(digest_of((FakeMesh(), Options(frozenset("abcdefgh"), FakeMesh.__init__), {"a", "b", "c"}, {"k": print})))
+"""
+
+
+def test_a_digest_is_the_same_in_every_process() -> None:
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _DIGEST], capture_output=True, text=True, timeout=30, check=True,
+            env={"PYTHONHASHSEED": str(seed), "PYTHONPATH": ":".join(sys.path)},
+        ).stdout
+        for seed in (1, 2)
+    }  # fmt: skip
+    assert len(digests) == 1
+
+
+def test_different_values_have_different_digests() -> None:
+    values = [1, "1", [1], {"a": 1}, {"a": 2}, None, b"b", frozenset("ab"), frozenset("ac")]
+    assert len({digest_of(value) for value in values}) == len(values)
+
+
+# -- waiting ------------------------------------------------------------------------------------------------
+
+
+async def test_a_question_is_asked_once_and_its_answer_taken_from_the_journal_later() -> None:
+    mesh = FakeMesh()
+    asking = asyncio.create_task(context(mesh).input("sure?", key="q"))
+    await turns()
+    (event,) = mesh.events
+    assert event.state_changed.state == pb.TASK_STATE_INPUT_REQUIRED
+    assert event.state_changed.input_request.input_id == "key:q"
+    assert mesh.waits == [[]]
+    mesh.answers["key:q"].set_result(types_pb2.Message(message_id="m"))
+    assert (await asking).message_id == "m"
+    assert mesh.waits == [[], None]
+    record = runner_pb.StepRecord(key="key:q", result=types_pb2.Message(message_id="m").SerializeToString())
+    later = FakeMesh()
+    assert (await context(later, [record]).input("sure?", key="q")).message_id == "m"
+    assert later.events == []
+
+
+async def test_the_same_spawn_has_the_same_step_in_every_attempt_and_two_spawns_differ() -> None:
+    keys = []
+    for _ in range(2):
+        mesh = FakeMesh()
+        ctx = context(mesh)
+        for prompt in ("a", "a", "b"):
+            await ctx.spawn("echo", prompt)
+        keys.append(mesh.spawned)
+    assert keys[0] == keys[1]
+    assert len(set(keys[0])) == 3
+
+
+async def test_a_child_without_a_result_raises_how_it_ended() -> None:
+    mesh = FakeMesh()
+    child = await context(mesh).spawn("echo", "c1")
+    waiting = asyncio.create_task(child.result())
+    await turns()
+    assert mesh.waits == [["c1"]]
+    mesh.children["c1"].set_result(task_pb2.Task(id="c1", state=pb.TASK_STATE_CANCELED))
+    with pytest.raises(ChildFailed) as failed:
+        await waiting
+    assert failed.value.state == "CANCELED"
+    assert mesh.waits == [["c1"], None]
+
+
+async def test_an_attempt_waits_only_while_every_branch_does() -> None:
+    mesh = FakeMesh()
+    ctx = context(mesh)
+    work = asyncio.Event()
+
+    async def wait_for(name: str) -> str:
+        return (await (await ctx.spawn("echo", name)).result()).text
+
+    async def busy() -> None:
+        await work.wait()
+
+    gathering = asyncio.create_task(ctx.gather(wait_for("c1"), wait_for("c2"), busy()))
+    await turns()
+    assert [wait for wait in mesh.waits if wait is not None] == []
+    work.set()
+    await turns()
+    assert mesh.waits[-1] == ["c1", "c2"]
+    for name in ("c1", "c2"):
+        done = task_pb2.Task(id=name, state=pb.TASK_STATE_COMPLETED, result=pb.TaskResult(text=name))
+        mesh.children[name].set_result(done)
+    assert (await gathering)[:2] == ["c1", "c2"]
+    assert mesh.waits[-1] is None
+
+
+async def test_a_gather_gives_results_in_order_and_cancels_the_others_on_an_error() -> None:
+    ctx = context(FakeMesh())
+    assert await ctx.gather() == []
+    assert await ctx.gather(asyncio.sleep(0, 1), asyncio.sleep(0, 2)) == [1, 2]
+    stopped = asyncio.Event()
+
+    async def slow() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async def broken() -> None:
+        await asyncio.sleep(0)
+        raise AgentError("BROKEN", "broken")
+
+    with pytest.raises(ExceptionGroup):
+        await ctx.gather(slow(), broken())
+    assert stopped.is_set()
+
+
+# -- tools --------------------------------------------------------------------------------------------------
+
+
+async def test_a_tool_shows_its_call_and_its_answer_and_runs_once() -> None:
+    mesh, calls = FakeMesh(), []
+
+    def add(a: int, b: int = 2) -> int:
+        """Add."""
+        calls.append((a, b))
+        return a + b
+
+    assert await context(mesh).tool(add, a=1) == 3
+    assert [event.WhichOneof("payload") for event in mesh.events] == ["tool_call", "tool_result", "step_completed"]
+    assert len({event.step for event in mesh.events[:2]}) == 1
+    assert await context(FakeMesh(), mesh.records).tool(add, a=1) == 3
+    assert calls == [(1, 2)]
+
+
+async def test_arguments_that_do_not_fit_a_tool_never_reach_it() -> None:
+    mesh = FakeMesh()
+
+    def add(a: int) -> int:
+        raise AssertionError("called")
+
+    for arguments in ({"a": "x"}, {}, {"a": 1, "b": 2}):
+        with pytest.raises(ValueError, match="validation error"):
+            await context(mesh).tool(add, **arguments)
+    assert mesh.records == []
+    assert mesh.events[1].tool_result.error.code != 0
