@@ -20,10 +20,10 @@ log = telemetry.logger(__name__)
 
 _CALL_TIMEOUT_S = 10.0
 _COMMIT_TIMEOUT_S = 15.0
-_MAX_BATCH = 64
+_MAX_BATCH = 64  # larger ones move through the mesh as a convoy, one stage at work at a time
 _MAX_BATCH_BYTES = 2 * 1024 * 1024
 _MAX_QUEUED = 8192
-_OVERLAP_AT = 16  # measured: below this, waiting for the batch in flight beats a second commit
+_OVERLAP_AT = 16  # below this, waiting for a batch in flight beats another commit
 
 
 class _Exchange:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 import pytest
 
 from agentmesh.kit.errors import InvalidRequest
@@ -62,7 +62,7 @@ REFUSED: list[dict[str, Any]] = [
 @pytest.mark.parametrize("schema", SCHEMAS, ids=json.dumps)
 def test_the_example_fits_its_schema(schema: dict[str, Any]) -> None:
     example = json.loads(example_json(schema, "Offline model: some text."))
-    jsonschema.Draft202012Validator(schema).validate(example)
+    jsonschema_rs.Draft202012Validator(schema).validate(example)
 
 
 @pytest.mark.parametrize("schema", REFUSED, ids=json.dumps)
