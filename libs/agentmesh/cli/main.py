@@ -12,6 +12,7 @@ from agentmesh.kit.errors import MeshError
 
 _COMMANDS = {
     "agents": "agentmesh.cli.agents:agents",
+    "completion": "agentmesh.cli.completion:completion",
     "config": "agentmesh.cli.config_check:config",
     "debug": "agentmesh.cli.debug:debug",
     "demo": "agentmesh.cli.demo:demo",
