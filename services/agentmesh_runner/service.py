@@ -292,6 +292,10 @@ class RunnerService:
         self._draining = True
         for session in self._sessions:
             session.beat(loop.time(), draining=True)
+        for running in list(self._running.values()):
+            if running.waiting_since is not None:
+                running.passivating = True
+                running.stop(_PARK)
         await self._until(lambda: all(r.log.ended for r in self._running.values()), timeout_s)
         for running in list(self._running.values()):
             running.stop(_HAND_BACK)

@@ -1,0 +1,64 @@
+"""The README does what it says: each of its blocks is run, and prints what is printed there."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.go_tools import go_tool
+from tests.support.markdown import Block, Terminal, blocks_of, says
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCKS = blocks_of(ROOT / "README.md")
+# The first use of grpcurl builds it.
+pytestmark = pytest.mark.timeout(300)
+
+MAKE = {"make demo": "agentmesh demo", "make test": "-m pytest"}
+START = ".venv/bin/agentmesh dev hello.py"
+# Blocks that run as they are, by a part of their code, and something that they must print besides what is shown.
+RUN = {
+    "agentmesh run hello": "Hello Ada!",
+    "from agentmesh.client import Client\n": "COMPLETED",
+    "from agentmesh.client import AsyncClient\n": "one task: True",
+    "grpcurl ": '"text": "Hello Ada!"',
+    "curl -sN": '"state":"TASK_STATE_COMPLETED"',
+}
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """A folder with hello.py, and the mesh that the README starts around it."""
+    terminal = Terminal(tmp_path_factory.mktemp("reader"))
+    (agent,) = [block for block in BLOCKS if block.code.startswith("# hello.py")]
+    (terminal.folder / "hello.py").write_text(agent.code)
+    try:
+        assert "agentmesh is up" in terminal.start(START)
+        yield terminal
+    finally:
+        terminal.close()
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_a_block_does_what_the_readme_says(block: Block, terminal: Terminal) -> None:
+    code = block.code.strip()
+    if code in MAKE:
+        steps = subprocess.run(["make", "-n", *code.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert MAKE[code] in steps.stdout
+        if code == "make demo":
+            printed = terminal.run(Block("sh", "agentmesh demo", block.line))
+            assert says(printed, block.output) == ""
+    elif code == START or code.startswith("# hello.py") or block.language == "mermaid":
+        return
+    else:
+        (marker,) = [marker for marker in RUN if marker in block.code] or pytest.fail(f"no test knows {block}")
+        if marker == "grpcurl ":
+            terminal.add_to_path(go_tool("github.com/fullstorydev/grpcurl/cmd/grpcurl", "v1.9.3").parent)
+        printed = terminal.run(block)
+        assert RUN[marker] in printed
+        assert says(printed, block.output) == ""
+
+
+def test_links_lead_somewhere() -> None:
+    pass
