@@ -89,13 +89,13 @@ async def _serve(settings: Settings) -> None:
     endpoint = settings.services.gateway
     lifecycle.check_exposure(endpoint.host, settings)
     stop = lifecycle.stop_on_signals()
-    listener = bind(endpoint.host, endpoint.port)
+    listener = bind(endpoint.bound_host, endpoint.port)
     async with AsyncExitStack() as stack:
         gateway = build(settings, stack)
         if settings.monitoring.metrics:
             _serve_metrics(endpoint, stack)
         port = listener.getsockname()[1]
-        log.info("started", role=names.GATEWAY, address=f"{endpoint.host}:{port}", pid=os.getpid())
+        log.info("started", role=names.GATEWAY, address=f"{endpoint.bound_host}:{port}", pid=os.getpid())
         await serve_until(
             stop,
             gateway.app,
@@ -110,7 +110,7 @@ async def _serve(settings: Settings) -> None:
 
 def _serve_metrics(endpoint: Endpoint, stack: AsyncExitStack) -> None:
     try:
-        server, _ = start_http_server(endpoint.metrics_port, addr=endpoint.host)
+        server, _ = start_http_server(endpoint.metrics_port, addr=endpoint.bound_host)
     except OSError as error:
         raise PortInUse(
             f"can't listen on {endpoint.metrics_listen} for metrics: is the port in use? Stop what uses it or "

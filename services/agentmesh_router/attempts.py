@@ -15,13 +15,13 @@ from agentmesh.kit import names, telemetry
 from agentmesh.kit.auth import Keyring, TaskClaims
 from agentmesh.kit.clock import Clock, duration
 from agentmesh.kit.errors import MeshError, NotFound, StaleAttempt, from_status
+from agentmesh.kit.wire import TERMINAL
 from agentmesh_router import outcomes
 from agentmesh_router.adapters.runner_link import RunnerLink
 from agentmesh_router.hub import Hub
 from agentmesh_router.outcomes import Standing
 from agentmesh_router.ports import Storage
 from agentmesh_router.scheduler import Scheduler
-from agentmesh_router.wire import TERMINAL
 
 log = telemetry.logger(__name__)
 

@@ -11,8 +11,9 @@ from agentmesh.api.task.v1 import events_pb2
 from agentmesh.kit import names
 from agentmesh.kit.clock import timestamp
 from agentmesh.kit.errors import InvalidRequest, MeshError, Unavailable, from_status, to_status
+from agentmesh.kit.wire import TERMINAL
 from agentmesh_router.domain import RetryPolicy
-from agentmesh_router.wire import TERMINAL, state_event
+from agentmesh_router.wire import state_event
 
 _RUNNER_STATES = frozenset({events_pb2.TASK_STATE_INPUT_REQUIRED, events_pb2.TASK_STATE_WORKING})
 

@@ -15,6 +15,7 @@ from agentmesh.kit import telemetry
 from agentmesh.kit.clock import Clock, timestamp, to_ms
 from agentmesh.kit.errors import InvalidRequest, MeshError, Unavailable, WrongState, from_status, to_status
 from agentmesh.kit.ids import is_id, new_id
+from agentmesh.kit.wire import TERMINAL
 from agentmesh_router import wire
 from agentmesh_router.adapters.runner_link import RunnerLink
 from agentmesh_router.attempts import Attempt, Attempts
@@ -385,7 +386,7 @@ class TaskEngine:
     ) -> Accepted:
         """Submit an ended task anew."""
         old = await self.storage.get_task(tenant, task_id)
-        if old.state not in wire.TERMINAL:
+        if old.state not in TERMINAL:
             raise WrongState("the task has not ended yet", reason="TASK_NOT_ENDED")
         old.spec.ClearField("start_time")
         return await self.accept(
@@ -443,7 +444,7 @@ class TaskEngine:
             await asyncio.sleep(_RECONNECT_S)
 
     def _news(self, head: pb.TaskHead) -> None:
-        terminal = head.state in wire.TERMINAL
+        terminal = head.state in TERMINAL
         self.hub.grown(head.task_id, head.last_sequence, terminal=terminal)
         attempt = self._attempts.get(head.task_id)
         if attempt is not None and terminal:
@@ -473,7 +474,7 @@ class TaskEngine:
                 count,
                 result.events,
                 last=result.last_sequence,
-                terminal=result.state in wire.TERMINAL,
+                terminal=result.state in TERMINAL,
             )
 
     def time_left_s(self, task: task_pb2.Task) -> float:

@@ -6,24 +6,17 @@ from google.protobuf.duration_pb2 import Duration
 
 from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.kit.clock import timestamp, to_ms
+from agentmesh.kit.wire import varint
 from agentmesh_router.domain import RetryPolicy, SpecFacts
 
 _CHUNKS_TAG = b"\x0a"  # field 1, length-delimited: `chunks` of every streaming response
-TERMINAL = frozenset(
-    {
-        events_pb2.TASK_STATE_COMPLETED,
-        events_pb2.TASK_STATE_FAILED,
-        events_pb2.TASK_STATE_CANCELED,
-        events_pb2.TASK_STATE_REJECTED,
-    }
-)
 
 
 def encode_chunk(task_id: str, attempt: int, first_sequence: int, events: bytes) -> bytes:
     """Write a chunk as field 1 of a response, from its head and its events as they were stored."""
     head = events_pb2.EventChunk(task_id=task_id, attempt=attempt, first_sequence=first_sequence)
     data = head.SerializeToString() + events
-    return _CHUNKS_TAG + _varint(len(data)) + data
+    return _CHUNKS_TAG + varint(len(data)) + data
 
 
 def cut(events: bytes, skip: int) -> bytes:
@@ -79,12 +72,3 @@ def first_time_ms(events: bytes) -> int:
 
 def _seconds(value: Duration) -> float:
     return value.seconds + value.nanos / 1e9
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

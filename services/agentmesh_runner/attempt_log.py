@@ -9,6 +9,7 @@ from itertools import islice
 from agentmesh.api.runner.v1 import runner_service_pb2 as pb
 from agentmesh.api.task.v1 import events_pb2
 from agentmesh.kit import names
+from agentmesh.kit.wire import varint
 from agentmesh.sdk.errors import AgentError
 
 MAX_UNACKED_BYTES = 1024 * 1024
@@ -128,16 +129,7 @@ def encode(events: Sequence[events_pb2.TaskEvent]) -> bytes:
     encoded = [event.SerializeToString() for event in events]
     if any(len(data) > names.MAX_EVENT_BYTES for data in encoded):
         raise AgentError("EVENT_TOO_LARGE", "an event is larger than 256 KiB: make an artifact of it")
-    data = b"".join(_EVENT_TAG + _varint(len(event)) + event for event in encoded)
+    data = b"".join(_EVENT_TAG + varint(len(event)) + event for event in encoded)
     if len(data) > _MAX_GROUP_BYTES:
         raise AgentError("STEP_TOO_LARGE", "a step said more than 960 KiB: make artifacts of it")
     return data
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)

@@ -10,18 +10,11 @@ from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import names
 from agentmesh.kit.errors import InvalidRequest, from_status
+from agentmesh.kit.wire import TERMINAL
 from agentmesh_runner.attempt_log import AttemptLog
 from agentmesh_runner.ports import Artifacts, Models
 
 _MAX_SPAWN_BYTES = names.MAX_BATCH_BYTES
-_TERMINAL = frozenset(
-    {
-        events_pb2.TASK_STATE_COMPLETED,
-        events_pb2.TASK_STATE_FAILED,
-        events_pb2.TASK_STATE_CANCELED,
-        events_pb2.TASK_STATE_REJECTED,
-    }
-)
 
 
 class Running:
@@ -131,7 +124,7 @@ class Running:
                 spawning.set_exception(from_status(update.error))
             _resolve(spawning, update.child)
             self._step_of[update.child.id] = update.step_key
-        if update.child.state in _TERMINAL:
+        if update.child.state in TERMINAL:
             _resolve(self._children.setdefault(update.child.id, _future()), update.child)
 
     def told_input(self, delivery: pb.DeliverInput) -> None:

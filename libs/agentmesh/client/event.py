@@ -4,15 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from agentmesh.api.task.v1 import events_pb2 as pb
-
-TERMINAL = frozenset(
-    {
-        pb.TASK_STATE_COMPLETED,
-        pb.TASK_STATE_FAILED,
-        pb.TASK_STATE_CANCELED,
-        pb.TASK_STATE_REJECTED,
-    }
-)
+from agentmesh.kit.wire import TERMINAL as TERMINAL
 
 
 class Event(NamedTuple):

@@ -132,7 +132,7 @@ async def _serve(role: str, settings: Settings, build: Build) -> None:
             add_reflection(server, names)
         listen(server, endpoint.listen, tls_of(settings))
         if settings.monitoring.metrics:
-            start_http_server(endpoint.metrics_port, addr=endpoint.host)
+            start_http_server(endpoint.metrics_port, addr=endpoint.bound_host)
         await server.start()
         log.info("started", role=role, address=endpoint.listen, pid=os.getpid())
         checking = asyncio.create_task(health.run())

@@ -160,13 +160,18 @@ class Endpoint(Section):
 
     @property
     def listen(self) -> str:
-        """The `host:port` to bind."""
-        return joined(self.host, self.port)
+        """The `host:port` to bind; localhost is 127.0.0.1, not whatever the system's table of hosts says."""
+        return joined(self.bound_host, self.port)
 
     @property
     def metrics_listen(self) -> str:
         """The `host:port` to bind for metrics."""
-        return joined(self.host, self.metrics_port)
+        return joined(self.bound_host, self.metrics_port)
+
+    @property
+    def bound_host(self) -> str:
+        """The address to bind: localhost is 127.0.0.1."""
+        return "127.0.0.1" if self.host == "localhost" else self.host
 
     @property
     def is_loopback(self) -> bool:
@@ -180,7 +185,7 @@ class Endpoint(Section):
     def addresses(self) -> tuple[str, ...]:
         """Every `host:port` that others connect to; never empty, never a wildcard address by default."""
         if not self.address:
-            return (joined(WILDCARDS.get(self.host, self.host), self.port),)
+            return (joined(WILDCARDS.get(self.bound_host, self.bound_host), self.port),)
         matches = [ADDRESS.fullmatch(address) for address in self.address]
         return tuple(joined(m["v6"] or m["name"], int(m["port"] or self.port)) for m in matches if m)
 

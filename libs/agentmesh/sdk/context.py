@@ -24,6 +24,7 @@ from agentmesh.kit import names
 from agentmesh.kit.clock import duration, timestamp
 from agentmesh.kit.errors import Unavailable, to_status
 from agentmesh.kit.structs import to_python
+from agentmesh.kit.wire import TERMINAL
 from agentmesh.sdk.agent import to_struct
 from agentmesh.sdk.errors import AgentError, ChildFailed
 from agentmesh.sdk.journal import Journal, digest_of
@@ -68,22 +69,12 @@ class Child:
 
     async def result(self) -> events_pb2.TaskResult:
         """Wait for the child and return its result; raises ChildFailed if it has none."""
-        if self._task.state not in _TERMINAL:
+        if self._task.state not in TERMINAL:
             self._task = await self._context._wait_for(self._context._mesh.child_ended(self.task_id), [self.task_id])
         if self._task.state != events_pb2.TASK_STATE_COMPLETED:
             state = events_pb2.TaskState.Name(self._task.state).removeprefix("TASK_STATE_")
             raise ChildFailed(self.task_id, state, self._task.error.message)
         return self._task.result
-
-
-_TERMINAL = frozenset(
-    {
-        events_pb2.TASK_STATE_COMPLETED,
-        events_pb2.TASK_STATE_FAILED,
-        events_pb2.TASK_STATE_CANCELED,
-        events_pb2.TASK_STATE_REJECTED,
-    }
-)
 
 
 class TaskContext:

@@ -13,8 +13,8 @@ from agentmesh.api.task.v1 import task_pb2, task_service_pb2
 from agentmesh.kit import rpc_client, telemetry
 from agentmesh.kit.batching import Batcher, QueueFull
 from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable, from_status
+from agentmesh.kit.wire import TERMINAL
 from agentmesh_router.hub import LogPage, StoredChunk
-from agentmesh_router.wire import TERMINAL
 
 log = telemetry.logger(__name__)
 
