@@ -4,7 +4,6 @@ package main
 import (
 	"crypto/rand"
 	"crypto/subtle"
-	"flag"
 	"log"
 	"net"
 	"os"
@@ -13,7 +12,6 @@ import (
 
 	runnerv1 "agentmesh/api/runner/v1"
 	taskv1 "agentmesh/api/task/v1"
-	typesv1 "agentmesh/api/types/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
@@ -25,28 +23,26 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-type routerStream = runnerv1.RunnerService_ExecuteTasksServer
-
 // attempt keeps all that it said: a batch for each event and one for the outcome, so that indexes are offsets.
 type attempt struct {
 	*runnerv1.Assignment
-	said   []*runnerv1.EventBatch
-	acked  int64
-	stop   *runnerv1.Outcome // what to say next and last
-	router routerStream      // who hears it; nobody from a new hello on until that router adopts it
+	said          []*runnerv1.EventBatch
+	acked, events int64                                     // how much is durable; how many events there will be
+	outcome       *runnerv1.Outcome                         // what to say after them
+	router        runnerv1.RunnerService_ExecuteTasksServer // nil until the one that is there now adopts the attempt
 }
 
-// runner's lock guards its attempts too. Sends may fail: then Recv does, and the next router hears it all.
+// runner serves one router at a time. Its lock guards attempts and sending; where Send fails, Recv does too.
 type runner struct {
 	runnerv1.UnimplementedRunnerServiceServer
 	sync.Mutex
-	incarnation string
-	attempts    map[string]*attempt
+	token, incarnation string
+	attempts           map[string]*attempt
 }
 
-func (r *runner) ExecuteTasks(router routerStream) error {
-	token, shown := os.Getenv("AGENTMESH_RUNNER_EXPECT_TOKEN"), metadata.ValueFromIncomingContext(router.Context(), "authorization")
-	if token == "" || len(shown) != 1 || subtle.ConstantTimeCompare([]byte(shown[0]), []byte("Bearer "+token)) != 1 {
+func (r *runner) ExecuteTasks(router runnerv1.RunnerService_ExecuteTasksServer) error {
+	shown := metadata.ValueFromIncomingContext(router.Context(), "authorization")
+	if len(shown) != 1 || subtle.ConstantTimeCompare([]byte(shown[0]), []byte("Bearer "+r.token)) != 1 || r.token == "" {
 		return status.Error(codes.Unauthenticated, "only routers may call this runner")
 	}
 	r.Lock()
@@ -68,10 +64,10 @@ func (r *runner) ExecuteTasks(router routerStream) error {
 		}
 		r.receive(router, request)
 	}
-	return status.Error(codes.Aborted, "the lease was lost")
+	return nil // the lease is lost: the router connects anew
 }
 
-func (r *runner) beat(router routerStream) {
+func (r *runner) beat(router runnerv1.RunnerService_ExecuteTasksServer) {
 	for number := int64(1); router.Context().Err() == nil; number++ {
 		time.Sleep(2 * time.Second)
 		r.Lock()
@@ -80,10 +76,13 @@ func (r *runner) beat(router routerStream) {
 	}
 }
 
-func (r *runner) receive(router routerStream, request *runnerv1.ExecuteTasksRequest) {
+func (r *runner) receive(router runnerv1.RunnerService_ExecuteTasksServer, request *runnerv1.ExecuteTasksRequest) {
 	for _, m := range request.Assignments {
-		r.attempts[m.TaskId] = &attempt{Assignment: m, router: router}
-		go r.echo(r.attempts[m.TaskId])
+		count := max(1, m.Spec.GetParameters().GetFields()["count"].GetNumberValue())
+		done := &runnerv1.Outcome_Completed{Completed: &taskv1.TaskResult{Text: m.Spec.GetPrompt()}}
+		a := &attempt{Assignment: m, events: int64(count), outcome: &runnerv1.Outcome{Kind: done}, router: router}
+		r.attempts[m.TaskId] = a
+		go r.step(a)
 	}
 	for _, m := range request.Adopted {
 		if a := r.attempts[m.TaskId]; a != nil && a.Attempt == m.Attempt {
@@ -93,73 +92,58 @@ func (r *runner) receive(router routerStream, request *runnerv1.ExecuteTasksRequ
 	}
 	for _, m := range request.Acks {
 		if a := r.attempts[m.TaskId]; a != nil && a.Attempt == m.Attempt {
-			if a.acked = m.Offset; a.said[a.acked-1].Outcome != nil {
+			if a.acked = m.Offset; a.said[m.Offset-1].Outcome != nil {
 				delete(r.attempts, m.TaskId)
 			}
 		}
 	}
 	for _, m := range request.Stops {
 		if a := r.attempts[m.TaskId]; a != nil && a.Attempt == m.Attempt {
-			if a.stop = stopped[m.Reason]; a.stop == nil {
+			if a.events, a.outcome = 0, stopped[m.Reason]; a.outcome == nil {
 				delete(r.attempts, m.TaskId)
 			}
 		}
 	}
-	if request.Lease != nil && request.Lease.Ttl == nil { // lost
-		r.incarnation, r.attempts = rand.Text(), map[string]*attempt{}
+	if request.Lease != nil && request.Lease.Ttl == nil { // it is lost
+		r.incarnation, r.attempts = "go-runner/"+rand.Text(), map[string]*attempt{}
 	}
 }
 
-// stopped is how an attempt ends that is stopped for a reason; for others it ends without a word.
+// stopped is what attempts end with that are stopped for a reason; for others they fall silent.
 var stopped = map[runnerv1.StopAttempt_Reason]*runnerv1.Outcome{
 	runnerv1.StopAttempt_REASON_CANCELED: {Kind: &runnerv1.Outcome_Canceled_{Canceled: &runnerv1.Outcome_Canceled{}}},
 	runnerv1.StopAttempt_REASON_DEADLINE: {NonRetryable: true, Kind: &runnerv1.Outcome_Failed{
 		Failed: status.New(codes.DeadlineExceeded, "the task ran out of time").Proto()}},
 }
 
-// say is false when the attempt has ended, or is not here any more.
-func (r *runner) say(a *attempt, batch *runnerv1.EventBatch) bool {
+// step says the next event or the outcome, unless the attempt was taken away.
+func (r *runner) step(a *attempt) {
 	r.Lock()
 	defer r.Unlock()
-	if a.stop != nil {
-		batch = &runnerv1.EventBatch{Outcome: a.stop}
+	batch := &runnerv1.EventBatch{TaskId: a.TaskId, Attempt: a.Attempt, FirstOffset: int64(len(a.said)), Outcome: a.outcome}
+	if batch.FirstOffset < a.events && r.attempts[a.TaskId] == a {
+		delta := &taskv1.TaskEvent_TextDelta{TextDelta: &taskv1.TextDelta{Text: a.Spec.GetPrompt()}}
+		events := []*taskv1.TaskEvent{{Time: timestamppb.Now(), Payload: delta}}
+		batch.Events, _ = proto.Marshal(&taskv1.EventList{Events: events}) // can't fail: the text came by protobuf
+		batch.Outcome = nil
+		delayMs := min(1000, a.Spec.GetParameters().GetFields()["delay_ms"].GetNumberValue())
+		time.AfterFunc(time.Duration(delayMs)*time.Millisecond, func() { r.step(a) })
 	}
-	batch.TaskId, batch.Attempt, batch.FirstOffset = a.TaskId, a.Attempt, int64(len(a.said))
-	a.said = append(a.said, batch)
-	if a.router != nil && r.attempts[a.TaskId] == a {
+	if a.said = append(a.said, batch); a.router != nil && r.attempts[a.TaskId] == a {
 		_ = a.router.Send(&runnerv1.ExecuteTasksResponse{Events: []*runnerv1.EventBatch{batch}})
 	}
-	return batch.Outcome == nil && r.attempts[a.TaskId] == a
-}
-
-func (r *runner) echo(a *attempt) {
-	parameters := a.Spec.GetParameters().GetFields()
-	message := &typesv1.Message{Role: typesv1.Role_ROLE_AGENT,
-		Parts: []*typesv1.Part{{Content: &typesv1.Part_Text{Text: a.Spec.GetPrompt()}}}}
-	for range int(max(1, parameters["count"].GetNumberValue())) {
-		event := &taskv1.TaskEvent{Time: timestamppb.Now(), Payload: &taskv1.TaskEvent_Message{Message: message}}
-		list, err := proto.Marshal(&taskv1.EventList{Events: []*taskv1.TaskEvent{event}})
-		if err != nil || !r.say(a, &runnerv1.EventBatch{Events: list}) {
-			return
-		}
-		time.Sleep(time.Duration(parameters["delay_ms"].GetNumberValue()) * time.Millisecond)
-	}
-	result := &taskv1.TaskResult{Text: a.Spec.GetPrompt()}
-	r.say(a, &runnerv1.EventBatch{Outcome: &runnerv1.Outcome{Kind: &runnerv1.Outcome_Completed{Completed: result}}})
 }
 
 func main() {
-	listen := flag.String("listen", "127.0.0.1:50052", "host:port to serve on")
-	flag.Parse()
-	listener, err := net.Listen("tcp", *listen)
+	listener, err := net.Listen("tcp", os.Args[1])
 	if err != nil {
 		log.Fatal(err)
 	}
-	r := &runner{incarnation: rand.Text(), attempts: map[string]*attempt{}}
+	r := &runner{incarnation: "go-runner/" + rand.Text(), attempts: map[string]*attempt{}}
+	r.token = os.Getenv("AGENTMESH_RUNNER_EXPECT_TOKEN")
 	server := grpc.NewServer()
 	runnerv1.RegisterRunnerServiceServer(server, r)
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	reflection.Register(server)
-	log.Println("serving on", listener.Addr())
 	log.Fatal(server.Serve(listener))
 }
