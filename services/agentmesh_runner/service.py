@@ -62,6 +62,8 @@ class RunnerService:
 
     def connect(self, router: pb.RouterHello) -> Session:
         """Begin to speak with a router; attempts that nobody speaks for are offered to it."""
+        for older in [session for session in self._sessions if session.router_id == router.router_id]:
+            self.disconnect(older)  # the router has left that stream, though this side did not notice yet
         session = Session(router.router_id)
         self._sessions.add(session)
         orphans = [running for task_id, running in self._running.items() if task_id not in self._session_of]

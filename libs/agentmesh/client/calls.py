@@ -65,7 +65,7 @@ class Caller:
         try:
             yield getattr(getattr(channel, service), method)
         except grpc.aio.AioRpcError as raised:
-            raise self._noted(channel, from_rpc_error(raised)) from raised
+            raise self._noted(channel, from_rpc_error(raised)) from None  # the cause is a page of transport internals
         except asyncio.CancelledError as raised:
             # grpc.aio raises this also for a status CANCELLED from the peer, which nobody here has asked for.
             task = asyncio.current_task()

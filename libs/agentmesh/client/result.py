@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from google.protobuf import json_format
-
 from agentmesh.api.task.v1 import events_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.client.event import Event, ends_task, events_of
 from agentmesh.client.fold import Folder, joined_text
 from agentmesh.client.spec import Json
 from agentmesh.kit.errors import Canceled, MeshError, WrongState, from_status
+from agentmesh.kit.structs import to_python
 
 
 class Result:
@@ -46,7 +45,7 @@ class Result:
     @cached_property
     def data(self) -> dict[str, Json]:
         """The answer's data; empty if there is none."""
-        found: dict[str, Json] = json_format.MessageToDict(self._end.result.data)
+        found: dict[str, Json] = to_python(self._end.result.data)
         return found
 
     @cached_property
