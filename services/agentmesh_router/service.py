@@ -31,6 +31,7 @@ log = telemetry.logger(__name__)
 Stop = runner_pb.StopAttempt
 
 _MAX_HISTORY = 50
+_MAX_NAMED = 5
 _MAX_HISTORY_BYTES = 256 * 1024
 _RECONNECT_S = 0.2
 
@@ -142,7 +143,9 @@ class TaskEngine:
         violations = violations_of(wire.facts_of(spec, self._clock.now_ms()))
         if len(request_id) > MAX_REQUEST_ID:
             violations.append(("request_id", f"must be at most {MAX_REQUEST_ID} characters"))
-        violations.extend(("spec.artifact_ids", f"{i!r} is not an id") for i in spec.artifact_ids if not is_id(i))
+        bad = [number for number, artifact_id in enumerate(spec.artifact_ids) if not is_id(artifact_id)]
+        violations.extend((f"spec.artifact_ids[{number}]", "is not an id") for number in bad[:_MAX_NAMED])
+        violations.extend(wire.data_faults(spec))
         if violations:
             raise InvalidRequest("the task has fields that are wrong", violations=violations)
         self.catalog.check(spec)

@@ -5,6 +5,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 
 from agentmesh.api.task.v1 import events_pb2, task_pb2
+from agentmesh.kit import structs
 from agentmesh.kit.clock import timestamp, to_ms
 from agentmesh.kit.wire import varint
 from agentmesh_router.domain import RetryPolicy, SpecFacts
@@ -43,6 +44,17 @@ def facts_of(spec: task_pb2.TaskSpec, now_ms: int) -> SpecFacts:
         size_bytes=spec.ByteSize(),
         starts_in_s=(to_ms(spec.start_time) - now_ms) / 1000 if spec.HasField("start_time") else 0.0,
     )
+
+
+def data_faults(spec: task_pb2.TaskSpec) -> list[tuple[str, str]]:
+    """Return the fields whose free-form data is not to be taken; see `structs.fault_of`."""
+    checked = [("spec.parameters", spec.parameters), ("spec.constraints", spec.constraints)]
+    checked += [(f"spec.input[{n}].metadata", part.metadata) for n, part in enumerate(spec.input)]
+    found = [(field, fault) for field, struct in checked if struct.fields and (fault := structs.fault_of(struct))]
+    for number, part in enumerate(spec.input):
+        if part.HasField("data") and (fault := structs.value_fault(part.data)):
+            found.append((f"spec.input[{number}].data", fault))
+    return found
 
 
 def retry_policy_of(spec: task_pb2.TaskSpec, default: RetryPolicy) -> RetryPolicy:

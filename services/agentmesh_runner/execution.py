@@ -42,7 +42,7 @@ async def execute(agent: Agent, assignment: runner_pb.Assignment, mesh: Mesh) ->
         if mismatch is not None:
             await mesh.say([mismatch])
         return _completed(result, context)
-    except Exception as error:  # noqa: BLE001 - whatever an agent raises ends its attempt, not the runner
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - what an agent raises ends its attempt, not the runner
         if deadline.expired():
             late = errors.DeadlineExceeded("the task ran out of time", reason="TASK_TIMEOUT")
             return failed(late, non_retryable=True)
@@ -75,7 +75,7 @@ def _completed(result: Any, context: TaskContext) -> Outcome:
     return Outcome(completed=wire)
 
 
-def _failed(error: Exception) -> Outcome:
+def _failed(error: BaseException) -> Outcome:
     if isinstance(error, BaseExceptionGroup):
         error = next((e for e in error.exceptions if isinstance(e, Exception)), error)
         return _failed(error)

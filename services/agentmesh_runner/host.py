@@ -1,6 +1,7 @@
 """The main program of a host process: runs one attempt after another for the runner that started it."""
 
 import asyncio
+import json
 import os
 import socket
 import sys
@@ -17,7 +18,7 @@ from agentmesh.api.runner.v1 import runner_service_pb2 as pb
 from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import telemetry
-from agentmesh.kit.errors import MeshError, from_status
+from agentmesh.kit.errors import MeshError, Unavailable, from_status
 from agentmesh_runner.attempt_log import encode
 from agentmesh_runner.execution import execute, failed
 from agentmesh_runner.frames import Frame, Kind, read_frame, write_frame
@@ -46,7 +47,7 @@ class SocketMesh:
 
     async def store_artifact(self, name: str, media_type: str, data: bytes) -> types_pb2.Artifact:
         """See Mesh."""
-        payload = f"{name}\n{media_type}".encode() + b"\0" + data
+        payload = json.dumps([name, media_type]).encode() + b"\0" + data
         return types_pb2.Artifact.FromString(await self._ask("store", payload))
 
     async def load_artifact(self, artifact_id: str) -> tuple[types_pb2.Artifact, bytes]:
@@ -57,7 +58,7 @@ class SocketMesh:
 
     async def spawn(self, step_key: str, spec: task_pb2.TaskSpec) -> task_pb2.Task:
         """See Mesh."""
-        payload = step_key.encode() + b"\0" + spec.SerializeToString()
+        payload = json.dumps(step_key).encode() + b"\0" + spec.SerializeToString()
         return task_pb2.Task.FromString(await self._ask("spawn", payload))
 
     async def child_ended(self, task_id: str) -> task_pb2.Task:
@@ -160,7 +161,10 @@ async def _run(
     except MeshError as error:
         outcome = failed(error)
     except asyncio.CancelledError:
+        task = asyncio.current_task()
         outcome = pb.Outcome(canceled=pb.Outcome.Canceled())
+        if task is None or not task.cancelling():
+            outcome = failed(Unavailable("the agent let itself be canceled", reason="AGENT_FAILED"))
     write_frame(writer, Frame(Kind.OUTCOME, threads.running, payload=outcome.SerializeToString()))
     await writer.drain()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -127,7 +128,7 @@ class Host:
             reply = b""
         elif frame.method == "store":
             head, _, data = payload.partition(b"\0")
-            name, _, media_type = head.decode().partition("\n")
+            name, media_type = json.loads(head)  # JSON has no zero byte
             reply = _bytes(await running.store_artifact(name, media_type, data))
         elif frame.method == "load":
             artifact, data = await running.load_artifact(payload.decode())
@@ -135,7 +136,7 @@ class Host:
             reply = len(head).to_bytes(4, "big") + head + data
         elif frame.method == "spawn":
             step_key, _, spec = payload.partition(b"\0")
-            reply = _bytes(await running.spawn(step_key.decode(), task_pb2.TaskSpec.FromString(spec)))
+            reply = _bytes(await running.spawn(json.loads(step_key), task_pb2.TaskSpec.FromString(spec)))
         elif frame.method == "child":
             reply = _bytes(await running.child_ended(payload.decode()))
         elif frame.method == "input":

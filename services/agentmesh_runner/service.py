@@ -141,7 +141,7 @@ class RunnerService:
         try:
             outcome = await self._execute(running)
         except asyncio.CancelledError:
-            if running.stop_reason in (Stop.REASON_UNSPECIFIED, Stop.REASON_STALE):
+            if running.stop_reason == Stop.REASON_STALE:
                 return
             outcome = self._stopped(running)
             await running.stop_calls()
@@ -162,6 +162,8 @@ class RunnerService:
 
     @staticmethod
     def _stopped(running: Running) -> pb.Outcome:
+        if not running.stop_reason:
+            return failed(Unavailable("the agent let itself be canceled", reason="AGENT_FAILED"))
         if running.passivating:
             return pb.Outcome(released=pb.Outcome.Release(passivate=True, awaited_task_ids=running.awaited))
         if running.stop_reason == Stop.REASON_DEADLINE:

@@ -1,6 +1,7 @@
 """The composition root of storage."""
 
 import asyncio
+import os
 from contextlib import AsyncExitStack
 
 from agentmesh.api.storage.v1 import artifact_service_pb2, task_store_service_pb2
@@ -26,6 +27,7 @@ _GRACE_S = 1.0  # routers' streams never end by themselves
 async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> lifecycle.Built:
     """Put storage together."""
     clock = SystemClock()
+    os.umask(0o077)  # what tasks hold is nobody else's
     lock = FolderLock(settings.data_dir)
     stack.callback(lock.release)
     files = FolderArtifactFiles(settings.data_dir / "artifacts")

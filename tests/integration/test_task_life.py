@@ -265,7 +265,7 @@ async def test_wrong_fields_are_all_named(stub) -> None:
     error = await refusal(stub.SubmitTask(pb.SubmitTaskRequest(spec=spec)))
     assert error.code == grpc.StatusCode.INVALID_ARGUMENT
     fields = {field for field, _ in error.violations}
-    assert fields == {"spec.agent", "spec.priority", "spec.timeout", "spec.artifact_ids"}
+    assert fields == {"spec.agent", "spec.priority", "spec.timeout", "spec.artifact_ids[0]"}
 
 
 async def test_an_unknown_agent_is_refused_with_those_that_are_known(stub) -> None:
@@ -279,6 +279,39 @@ async def test_parameters_are_held_against_the_agents_schema(stub) -> None:
     error = await refusal(stub.SubmitTask(pb.SubmitTaskRequest(spec=spec)))
     assert error.reason == "PARAMETERS_INVALID"
     assert ("spec.parameters.count", "-1 is less than the minimum of 0") in error.violations
+
+
+def nested(levels: int) -> dict[str, object]:
+    return {"deeper": nested(levels - 1)} if levels else {"end": 1}
+
+
+@pytest.mark.parametrize("constraints", [nested(16), nested(28), {"list": [float("nan")]}])
+async def test_data_that_others_could_not_read_is_refused(stub, constraints: dict[str, object]) -> None:
+    spec = task("echo")
+    spec.constraints.update(constraints)
+    error = await refusal(stub.SubmitTask(pb.SubmitTaskRequest(spec=spec)))
+    assert error.violations[0][0] == "spec.constraints"
+    await stub.ListTasks(pb.ListTasksRequest())
+
+
+async def test_a_refusal_of_much_that_is_wrong_is_still_an_answer(stub) -> None:
+    spec = task("echo", artifact_ids=["\x00" * 1000] * 500)
+    error = await refusal(stub.SubmitTask(pb.SubmitTaskRequest(spec=spec)))
+    assert error.code == grpc.StatusCode.INVALID_ARGUMENT
+    spec = task("echo", parameters=to_struct({"count": "x" * 20_000}))
+    error = await refusal(stub.SubmitTask(pb.SubmitTaskRequest(spec=spec)))
+    assert error.reason == "PARAMETERS_INVALID"
+
+
+@pytest.mark.parametrize("agent", ["self_canceler", "inline_self_canceler", "exiter"])
+async def test_an_agent_that_cancels_itself_or_exits_has_failed(stub, agent: str) -> None:
+    log = await run(stub, task(agent, retry=task_pb2.RetryPolicy(max_attempts=1)))
+    assert (end_of(log).state, reason_of(log)) == (State.TASK_STATE_FAILED, "AGENT_FAILED")
+
+
+async def test_an_artifact_with_an_odd_name_is_refused_and_its_bytes_are_kept_as_they_are(stub) -> None:
+    log = await run(stub, task("namer"))
+    assert reason_of(log) == "ARTIFACT_NAME"
 
 
 async def test_another_tasks_id_and_nonsense_are_the_same_not_found(stub) -> None:

@@ -73,6 +73,34 @@ async def buggy(ctx: TaskContext) -> str:
     raise ValueError("canary-secret-in-an-exception")
 
 
+async def cancel_itself(ctx: TaskContext) -> str:
+    work = asyncio.create_task(asyncio.sleep(60))
+    work.cancel()
+    await work
+    return "never"
+
+
+@agent("self_canceler", description="Lets a CancelledError out.")
+async def self_canceler(ctx: TaskContext) -> str:
+    return await cancel_itself(ctx)
+
+
+@agent("inline_self_canceler", description="Lets a CancelledError out, in the runner's process.", inline=True)
+async def inline_self_canceler(ctx: TaskContext) -> str:
+    return await cancel_itself(ctx)
+
+
+@agent("exiter", description="Calls exit.", inline=True)
+async def exiter(ctx: TaskContext) -> str:
+    raise SystemExit(3)
+
+
+@agent("namer", description="Gives an artifact a name that is none.")
+async def namer(ctx: TaskContext) -> str:
+    await ctx.artifact("a\x00b\n", b"y")
+    return "never"
+
+
 @tool
 def add(left: int, right: int) -> int:
     """Add two numbers."""

@@ -158,7 +158,7 @@ class Authenticator:
 def load_or_create_secret(data_dir: Path) -> str:
     """Read the mesh's secret from the data folder, making it (mode 0600) if it isn't there yet."""
     path = data_dir / _TOKEN_FILE
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         return _secret_in(path)
     draft = data_dir / f"{_TOKEN_FILE}.{secrets.token_hex(8)}"

@@ -134,6 +134,10 @@ class Internal(MeshError):
     """A bug of ours; the log says more under the error id."""
 
 
+# A status travels in metadata, which is bounded at 8 KiB: whoever sends much that is wrong must still get an answer.
+_MAX_VIOLATIONS = 16
+_MAX_TEXT = 200
+
 _BY_CODE: dict[int, type[MeshError]] = {
     int(kind.code.value[0]): kind
     for kind in (
@@ -167,8 +171,8 @@ def to_status(error: MeshError) -> status_pb2.Status:
     _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=names.ERROR_DOMAIN, metadata=metadata))
     if error.violations:
         bad = error_details_pb2.BadRequest()
-        for field, description in error.violations:
-            bad.field_violations.add(field=field, description=description)
+        for field, description in error.violations[:_MAX_VIOLATIONS]:
+            bad.field_violations.add(field=field[:_MAX_TEXT], description=description[:_MAX_TEXT])
         _pack(status, bad)
     if error.retry_after_s is not None:
         info = error_details_pb2.RetryInfo()

@@ -10,7 +10,7 @@ class FolderLock:
     """An exclusive lock on a folder; raises WrongState if another process holds it."""
 
     def __init__(self, folder: Path, name: str = "storage.lock") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._handle = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _lock(self._handle)

@@ -10,6 +10,8 @@ from google.protobuf.struct_pb2 import Struct
 from pydantic import BaseModel, ConfigDict
 
 from agentmesh.api.task.v1 import events_pb2, task_pb2
+from agentmesh.kit.structs import fault_of
+from agentmesh.sdk.errors import AgentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class Result:
         wire = events_pb2.TaskResult(text=self.text)
         if self.data:
             wire.data.CopyFrom(to_struct(self.data))
+            if fault := fault_of(wire.data):
+                raise AgentError("BAD_RESULT", f"the result's data {fault}")
         if self.verdict is not None:
             checks = [events_pb2.Check(name=c.name, passed=c.passed, detail=c.detail) for c in self.verdict.checks]
             verdict = events_pb2.Verdict(passed=self.verdict.passed, score=self.verdict.score, checks=checks)

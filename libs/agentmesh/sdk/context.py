@@ -35,6 +35,7 @@ from agentmesh.sdk.tools import Tool, tool
 Event = events_pb2.TaskEvent
 
 _LLM_TRIES = 3
+_MAX_NAME = 255
 _LLM_RETRY_S = 0.5
 _MAX_SHOWN_RESULT = 16 * 1024
 
@@ -123,6 +124,8 @@ class TaskContext:
         self, name: str, data: bytes | str, media_type: str = "text/plain", description: str = ""
     ) -> types_pb2.Artifact:
         """Store a file and show it to whoever watches the task. Journaled."""
+        if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+            raise AgentError("ARTIFACT_NAME", "an artifact's name is 1 to 255 printable characters")
         content = data.encode() if isinstance(data, str) else data
         digest = hashlib.blake2b(content, digest_size=6).hexdigest()
 
