@@ -148,6 +148,15 @@ async def test_ready_tasks_are_claimed_by_priority_then_by_age(driver: Driver) -
     assert [(await driver.claim())[0].task.id for _ in order] == expected
 
 
+async def test_a_task_goes_to_the_version_it_ran_on_before_its_equals(driver: Driver) -> None:
+    await driver.runner()
+    older, newer = await driver.create(), await driver.create()
+    for version in ("2", "1"):
+        await driver.store.claim([d.Offer("echo", version, RUNNER, 1)], driver.now)
+    await driver.do(d.SyncRunner(RUNNER, frozenset()))
+    assert [(await driver.claim())[0].task.id for _ in range(2)] == [newer, older]
+
+
 async def test_a_claim_takes_no_more_than_the_slots_and_only_of_its_agent(driver: Driver) -> None:
     await driver.runner()
     await driver.create(agent="other")

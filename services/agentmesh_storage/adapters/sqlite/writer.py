@@ -35,6 +35,7 @@ from agentmesh_storage.ports import News
 
 _DEADLINE_GRACE_MS = 5_000  # runner and router end a task in time; storage does when both are gone
 _SWEEP_LIMIT = 500
+_CHOICE = 4  # ready tasks looked at for each slot: one that ran on the offered version goes before its equals
 _MAX_CLAIM_BYTES = 1024 * 1024  # of specs: one reply holds what one claim gives
 
 _BY_ID = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
@@ -123,9 +124,12 @@ class Writer:
             return self._db.execute(sql, parameters).fetchall()
 
     def _start_attempts(self, ledger: Ledger, offer: Offer, max_bytes: int) -> list[Claimed]:
-        limit = offer.slots + len(ledger.tasks)  # those of earlier offers are still ready in the table
+        # Those of earlier offers are still ready in the table, and some are looked at only to choose among equals.
+        limit = offer.slots * _CHOICE + len(ledger.tasks)
         ready = to_tasks(self._db.execute(_READY, (offer.agent, ledger.now_ms, limit)))
-        ready = [task for task in ready if task.id not in ledger.tasks][: offer.slots]
+        ready = [task for task in ready if task.id not in ledger.tasks]
+        ready.sort(key=lambda task: (-task.priority, task.agent_version not in ("", offer.agent_version)))
+        ready = ready[: offer.slots]
         self._load_ids(ledger, {task.parent_id for task in ready if task.parent_id})
         claimed = []
         for task in self._adopt(ledger, ready):
