@@ -5,7 +5,7 @@ and not while the attempt waits.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.kit import names, telemetry
@@ -32,11 +32,6 @@ class Scheduler:
         self._backlog: set[str] = set()
         self._wake = asyncio.Event()
 
-    @property
-    def links(self) -> Sequence[RunnerLink]:
-        """Return the runners that are connected."""
-        return list(self._links.values())
-
     def serving(self) -> set[str]:
         """Return the names of agents that a connected runner serves."""
         return {agent for link in self._links.values() for agent in link.agents}
@@ -50,10 +45,6 @@ class Scheduler:
         """Forget a runner."""
         if self._links.get(link.incarnation) is link:
             del self._links[link.incarnation]
-
-    def link_of(self, incarnation: str) -> RunnerLink | None:
-        """Return a connected runner."""
-        return self._links.get(incarnation)
 
     def reserve(self, agent: str) -> RunnerLink | None:
         """Reserve a slot for a new task, unless others wait for this agent or no slot is free."""

@@ -4,7 +4,6 @@ import asyncio
 import inspect
 from typing import Any
 
-from google.rpc import status_pb2
 from pydantic import ValidationError
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
@@ -105,11 +104,6 @@ def _failed(error: BaseException) -> Outcome:
 def _time_left_s(assignment: runner_pb.Assignment) -> float | None:
     left = assignment.time_left
     return left.seconds + left.nanos / 1e9 if assignment.HasField("time_left") else None
-
-
-def reason_of(status: status_pb2.Status) -> str:
-    """Return the reason in a status."""
-    return errors.from_status(status).reason
 
 
 FINAL_STATES = {

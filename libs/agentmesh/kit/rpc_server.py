@@ -4,7 +4,6 @@ The wrapper identifies the caller, turns malformed messages and exceptions into 
 grpc.aio sends the text of an exception to the caller, so nothing but a MeshError may leave a handler.
 """
 
-import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -246,9 +245,3 @@ def _serialize(response: Any) -> Any:
 
 def _snake(name: str) -> str:
     return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
-
-
-async def serve_until(server: grpc.aio.Server, stop: asyncio.Event, *, grace_s: float) -> None:
-    """Run a started server until `stop` is set, then let its calls end for at most `grace_s` seconds."""
-    await stop.wait()
-    await server.stop(grace_s)
