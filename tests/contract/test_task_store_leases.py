@@ -150,7 +150,9 @@ async def test_ready_tasks_are_claimed_by_priority_then_by_age(driver: Driver) -
 
 async def test_a_task_goes_to_the_version_it_ran_on_before_its_equals(driver: Driver) -> None:
     await driver.runner()
-    older, newer = await driver.create(), await driver.create()
+    older = await driver.create()
+    driver.now += 1
+    newer = await driver.create()
     for version in ("2", "1"):
         await driver.store.claim([d.Offer("echo", version, RUNNER, 1)], driver.now)
     await driver.do(d.SyncRunner(RUNNER, frozenset()))
