@@ -275,6 +275,14 @@ class Head:
     origin: str
 
 
+def head_of(task: Task, origin: str = "") -> Head:
+    """Say where a task's log ends; `origin` is the router that made it grow."""
+    cancel_requested = task.cancel_ms is not None
+    return Head(
+        task.tenant, task.id, task.last_sequence, task.state, task.attempt, cancel_requested, task.parent_id, origin
+    )
+
+
 @dataclass(slots=True)
 class Offer:
     """Free slots of one agent at one runner."""

@@ -7,7 +7,7 @@ from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.api.task.v1 import task_pb2
 from agentmesh.kit.batching import QueueFull
 from agentmesh.kit.clock import Clock
-from agentmesh.kit.errors import ResourceExhausted
+from agentmesh.kit.errors import InvalidRequest, ResourceExhausted, Unimplemented
 from agentmesh.kit.rpc_server import Call
 from agentmesh_storage import wire
 from agentmesh_storage.domain import Offer, Step
@@ -16,6 +16,7 @@ from agentmesh_storage.service import Outcomes, TaskKeeper
 _PAGE_BYTES = 256 * 1024
 _MAX_PAGE_BYTES = 1024 * 1024
 _PIPELINE = 64  # batches of one stream that may wait for their COMMIT
+_MAX_HEADS = 10_000
 _FIRST_STEP = -(2**62)  # inherited steps have negative sequences
 
 
@@ -148,6 +149,20 @@ class TaskStoreApi:
             while True:
                 heads = await watcher.heads()
                 yield pb.WatchEventsResponse(heads=map(wire.to_head, heads))
+
+    async def get_heads(self, request: pb.GetHeadsRequest, call: Call) -> pb.GetHeadsResponse:
+        """Say where logs end."""
+        if len(request.task_ids) > _MAX_HEADS:
+            raise InvalidRequest("a field is wrong", violations=[("task_ids", f"must be at most {_MAX_HEADS}")])
+        return pb.GetHeadsResponse(heads=map(wire.to_head, await self._store.heads(request.task_ids)))
+
+    async def get_schedule(self, request: pb.GetScheduleRequest, call: Call) -> pb.GetScheduleResponse:
+        """Return a schedule."""
+        raise Unimplemented("schedules are not there yet")
+
+    async def list_schedules(self, request: pb.ListSchedulesRequest, call: Call) -> pb.ListSchedulesResponse:
+        """Return a page of schedules."""
+        raise Unimplemented("schedules are not there yet")
 
     async def list_agents(self, request: pb.ListAgentsRequest, call: Call) -> pb.ListAgentsResponse:
         """Return every agent that was ever announced."""

@@ -63,6 +63,9 @@ class TaskStore(Protocol):
     async def read_steps(self, tenant: str, task_id: str, after: int, max_bytes: int) -> list[Step]:
         """Return journaled steps with a sequence above `after`, oldest first; at least one if there is one."""
 
+    async def heads(self, task_ids: Sequence[str]) -> list[Head]:
+        """Return where the logs of those tasks end that exist, of any tenant."""
+
     async def list_agents(self) -> list[bytes]:
         """Return every serialised Agent, by name."""
 

@@ -1,6 +1,7 @@
 """The SQLite backend of TaskStore: WAL, full sync, one writer thread and one reader thread."""
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from agentmesh_storage.domain import (
     Artifact,
     Chunk,
     Claimed,
+    Head,
     Mutation,
     Offer,
     Outcome,
@@ -27,6 +29,7 @@ from agentmesh_storage.domain import (
     Step,
     Task,
     TaskFilter,
+    head_of,
 )
 from agentmesh_storage.ports import News, Page
 
@@ -117,6 +120,12 @@ class SqliteTaskStore:
     async def read_steps(self, tenant: str, task_id: str, after: int, max_bytes: int) -> list[Step]:
         """See TaskStore."""
         return await self._read(self._read_steps, tenant, task_id, after, max_bytes)
+
+    async def heads(self, task_ids: Sequence[str]) -> list[Head]:
+        """See TaskStore."""
+        sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+        rows = await self._read(lambda: self._reader.execute(sql, (json.dumps(list(task_ids)),)).fetchall())
+        return [head_of(to_task(row)) for row in rows]
 
     async def list_agents(self) -> list[bytes]:
         """See TaskStore."""

@@ -20,7 +20,6 @@ from agentmesh_storage.domain import (
     CreateTask,
     FreeRunner,
     GiveInput,
-    Head,
     Mutation,
     Offer,
     Outcome,
@@ -29,6 +28,7 @@ from agentmesh_storage.domain import (
     SpawnTask,
     State,
     Task,
+    head_of,
 )
 from agentmesh_storage.ledger import Ledger
 from agentmesh_storage.ports import News
@@ -305,18 +305,7 @@ def _news(ledger: Ledger) -> News:
     news = News(leases_lost=len(ledger.freed))
     for task_id in {chunk.task_id for chunk in ledger.chunks} | set(ledger.changed):
         task = ledger.tasks[task_id]
-        news.heads.append(
-            Head(
-                task.tenant,
-                task.id,
-                task.last_sequence,
-                task.state,
-                task.attempt,
-                task.cancel_ms is not None,
-                task.parent_id,
-                ledger.origins.get(task_id, ""),
-            )
-        )
+        news.heads.append(head_of(task, ledger.origins.get(task_id, "")))
         if task.state is State.SUBMITTED and task.ready_ms is not None and task.ready_ms <= ledger.now_ms:
             news.ready_agents.add(task.agent)
     return news

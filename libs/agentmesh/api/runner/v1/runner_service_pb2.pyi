@@ -270,7 +270,10 @@ class StepRecord(_message.Message):
     key: _builtins.str
     """The step's key, unique within the task."""
     kind: _builtins.str
-    """llm, tool, step, value, input or child."""
+    """llm, tool, step, value, input or child; or intent: a tool call that is
+    not idempotent is about to begin, and its outcome is unknown until the
+    record of kind tool under the same key.
+    """
     name: _builtins.str
     """The step's name."""
     result: _builtins.bytes
@@ -278,7 +281,9 @@ class StepRecord(_message.Message):
     result_artifact_id: _builtins.str
     """The artifact that holds a larger result."""
     event_index: _builtins.int
-    """Position of the step_completed event within its EventBatch."""
+    """Position of the step_completed event within its EventBatch; for an intent,
+    of the tool_call event.
+    """
     @_builtins.property
     def emitted(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Events said outside of steps until this step finished, by scope. A new
@@ -576,6 +581,7 @@ class ExecuteTasksResponse(_message.Message):
     SPAWNS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
+    SLOTS_ELSEWHERE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___RunnerHello:
         """The runner presents itself; first message, and again when its agents
@@ -598,6 +604,12 @@ class ExecuteTasksResponse(_message.Message):
     def waiting(self) -> _containers.RepeatedCompositeFieldContainer[Global___Waiting]:
         """Attempts that began or ended to wait."""
 
+    @_builtins.property
+    def slots_elsewhere(self) -> Global___SlotsElsewhere:
+        """Slots that other routers use, when that changes. A runner that never says
+        it is taken to serve one router.
+        """
+
     def __init__(
         self,
         *,
@@ -606,14 +618,63 @@ class ExecuteTasksResponse(_message.Message):
         spawns: _abc.Iterable[Global___SpawnChild] | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         waiting: _abc.Iterable[Global___Waiting] | None = ...,
+        slots_elsewhere: Global___SlotsElsewhere | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "hello", b"hello"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "hello", b"hello", "slots_elsewhere", b"slots_elsewhere"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "spawns", b"spawns", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "slots_elsewhere", b"slots_elsewhere", "spawns", b"spawns", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExecuteTasksResponse: _TypeAlias = ExecuteTasksResponse  # noqa: Y015
+
+@_typing.final
+class SlotsElsewhere(_message.Message):
+    """SlotsElsewhere says what a runner does for other routers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class UsedByAgentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    USED_FIELD_NUMBER: _builtins.int
+    USED_BY_AGENT_FIELD_NUMBER: _builtins.int
+    used: _builtins.int
+    """Slots that their attempts use."""
+    @_builtins.property
+    def used_by_agent(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """The same by agent; for agents with a number of slots of their own."""
+
+    def __init__(
+        self,
+        *,
+        used: _builtins.int = ...,
+        used_by_agent: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["used", b"used", "used_by_agent", b"used_by_agent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SlotsElsewhere: _TypeAlias = SlotsElsewhere  # noqa: Y015
 
 @_typing.final
 class RunnerHello(_message.Message):

@@ -4,6 +4,7 @@ isort:skip_file
 The only place where tasks are kept. Internal: only routers may call it."""
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as _runner_service_pb2
+from agentmesh.api.schedule.v1 import schedule_service_pb2 as _schedule_service_pb2
 from agentmesh.api.task.v1 import events_pb2 as _events_pb2
 from agentmesh.api.task.v1 import task_pb2 as _task_pb2
 from agentmesh.api.task.v1 import task_service_pb2 as _task_service_pb2
@@ -43,6 +44,10 @@ class Mutation(_message.Message):
     ANNOUNCE_FIELD_NUMBER: _builtins.int
     ADOPT_FIELD_NUMBER: _builtins.int
     SYNC_RUNNER_FIELD_NUMBER: _builtins.int
+    CREATE_SCHEDULE_FIELD_NUMBER: _builtins.int
+    DELETE_SCHEDULE_FIELD_NUMBER: _builtins.int
+    PAUSE_SCHEDULE_FIELD_NUMBER: _builtins.int
+    FIRE_SCHEDULE_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant that owns the task; empty for leases and agents."""
     @_builtins.property
@@ -85,6 +90,22 @@ class Mutation(_message.Message):
     def sync_runner(self) -> Global___SyncRunner:
         """A runner said what it works on."""
 
+    @_builtins.property
+    def create_schedule(self) -> Global___CreateSchedule:
+        """A new schedule."""
+
+    @_builtins.property
+    def delete_schedule(self) -> Global___DeleteSchedule:
+        """A schedule ends."""
+
+    @_builtins.property
+    def pause_schedule(self) -> Global___PauseSchedule:
+        """A schedule pauses, or goes on."""
+
+    @_builtins.property
+    def fire_schedule(self) -> Global___FireSchedule:
+        """A schedule fires out of its turn."""
+
     def __init__(
         self,
         *,
@@ -99,12 +120,16 @@ class Mutation(_message.Message):
         announce: Global___AnnounceAgents | None = ...,
         adopt: Global___AdoptAttempt | None = ...,
         sync_runner: Global___SyncRunner | None = ...,
+        create_schedule: Global___CreateSchedule | None = ...,
+        delete_schedule: Global___DeleteSchedule | None = ...,
+        pause_schedule: Global___PauseSchedule | None = ...,
+        fire_schedule: Global___FireSchedule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "announce", b"announce", "append", b"append", "cancel", b"cancel", "create", b"create", "free_runner", b"free_runner", "input", b"input", "kind", b"kind", "renew", b"renew", "spawn", b"spawn", "sync_runner", b"sync_runner"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "announce", b"announce", "append", b"append", "cancel", b"cancel", "create", b"create", "create_schedule", b"create_schedule", "delete_schedule", b"delete_schedule", "fire_schedule", b"fire_schedule", "free_runner", b"free_runner", "input", b"input", "kind", b"kind", "pause_schedule", b"pause_schedule", "renew", b"renew", "spawn", b"spawn", "sync_runner", b"sync_runner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "announce", b"announce", "append", b"append", "cancel", b"cancel", "create", b"create", "free_runner", b"free_runner", "input", b"input", "kind", b"kind", "renew", b"renew", "spawn", b"spawn", "sync_runner", b"sync_runner", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "announce", b"announce", "append", b"append", "cancel", b"cancel", "create", b"create", "create_schedule", b"create_schedule", "delete_schedule", b"delete_schedule", "fire_schedule", b"fire_schedule", "free_runner", b"free_runner", "input", b"input", "kind", b"kind", "pause_schedule", b"pause_schedule", "renew", b"renew", "spawn", b"spawn", "sync_runner", b"sync_runner", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create", "append", "renew", "free_runner", "cancel", "input", "spawn", "announce", "adopt", "sync_runner"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create", "append", "renew", "free_runner", "cancel", "input", "spawn", "announce", "adopt", "sync_runner", "create_schedule", "delete_schedule", "pause_schedule", "fire_schedule"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -575,6 +600,160 @@ class AdoptAttempt(_message.Message):
 Global___AdoptAttempt: _TypeAlias = AdoptAttempt  # noqa: Y015
 
 @_typing.final
+class CreateSchedule(_message.Message):
+    """CreateSchedule is a new schedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    CRON_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    CATCH_UP_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.str
+    """Its id; a UUID."""
+    request_id: _builtins.str
+    """The client's id for the request; empty if none."""
+    request_hash: _builtins.bytes
+    """Canonical hash of the request's body."""
+    spec: _builtins.bytes
+    """The serialised agentmesh.api.schedule.v1.ScheduleSpec."""
+    cron: _builtins.str
+    """Five or six fields of cron; empty with an interval."""
+    time_zone: _builtins.str
+    """The time zone of the cron fields; UTC if empty."""
+    overlap: _schedule_service_pb2.OverlapPolicy.ValueType
+    """What happens when firings overlap."""
+    @_builtins.property
+    def task(self) -> Global___CreateTask:
+        """What each firing creates; its ids and times are filled in then."""
+
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """The distance between firings; absent with cron."""
+
+    @_builtins.property
+    def catch_up(self) -> _duration_pb2.Duration:
+        """How old a firing may be that is made up for."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """It does not fire before this time."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """It does not fire after this time."""
+
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        request_hash: _builtins.bytes = ...,
+        spec: _builtins.bytes = ...,
+        task: Global___CreateTask | None = ...,
+        cron: _builtins.str = ...,
+        interval: _duration_pb2.Duration | None = ...,
+        time_zone: _builtins.str = ...,
+        overlap: _schedule_service_pb2.OverlapPolicy.ValueType = ...,
+        catch_up: _duration_pb2.Duration | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["catch_up", b"catch_up", "end_time", b"end_time", "interval", b"interval", "start_time", b"start_time", "task", b"task"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["catch_up", b"catch_up", "cron", b"cron", "end_time", b"end_time", "interval", b"interval", "overlap", b"overlap", "request_hash", b"request_hash", "request_id", b"request_id", "schedule_id", b"schedule_id", "spec", b"spec", "start_time", b"start_time", "task", b"task", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSchedule: _TypeAlias = CreateSchedule  # noqa: Y015
+
+@_typing.final
+class DeleteSchedule(_message.Message):
+    """DeleteSchedule ends a schedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.str
+    """The schedule."""
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_id", b"schedule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSchedule: _TypeAlias = DeleteSchedule  # noqa: Y015
+
+@_typing.final
+class PauseSchedule(_message.Message):
+    """PauseSchedule pauses a schedule, or lets it go on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.str
+    """The schedule."""
+    resume: _builtins.bool
+    """Let it go on instead."""
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.str = ...,
+        resume: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume", b"resume", "schedule_id", b"schedule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSchedule: _TypeAlias = PauseSchedule  # noqa: Y015
+
+@_typing.final
+class FireSchedule(_message.Message):
+    """FireSchedule makes a schedule's task now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    schedule_id: _builtins.str
+    """The schedule."""
+    task_id: _builtins.str
+    """The id that the task gets; a UUID."""
+    request_id: _builtins.str
+    """Makes repeating safe; empty if it need not be."""
+    def __init__(
+        self,
+        *,
+        schedule_id: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "schedule_id", b"schedule_id", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FireSchedule: _TypeAlias = FireSchedule  # noqa: Y015
+
+@_typing.final
 class MutationResult(_message.Message):
     """MutationResult is the outcome of one mutation."""
 
@@ -593,6 +772,8 @@ class MutationResult(_message.Message):
     CLAIMED_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     PARENT_ID_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -615,6 +796,8 @@ class MutationResult(_message.Message):
     """Whether the claim that was asked for was given."""
     parent_id: _builtins.str
     """The task's parent, where the task has just ended and has one."""
+    cancel_requested: _builtins.bool
+    """Somebody asked for the task to stop."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it was refused; absent if it was not."""
@@ -624,6 +807,10 @@ class MutationResult(_message.Message):
         """The task as it stands; for cancel, input, adopt, spawn, and an existing
         task.
         """
+
+    @_builtins.property
+    def schedule(self) -> _schedule_service_pb2.Schedule:
+        """The schedule as it stands; for changes of schedules."""
 
     def __init__(
         self,
@@ -641,10 +828,12 @@ class MutationResult(_message.Message):
         claimed: _builtins.bool = ...,
         task: _task_pb2.Task | None = ...,
         parent_id: _builtins.str = ...,
+        cancel_requested: _builtins.bool = ...,
+        schedule: _schedule_service_pb2.Schedule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "schedule", b"schedule", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_offset", b"acked_offset", "attempt", b"attempt", "claimed", b"claimed", "error", b"error", "events", b"events", "events_attempt", b"events_attempt", "existed", b"existed", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "parent_id", b"parent_id", "state", b"state", "task", b"task", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_offset", b"acked_offset", "attempt", b"attempt", "cancel_requested", b"cancel_requested", "claimed", b"claimed", "error", b"error", "events", b"events", "events_attempt", b"events_attempt", "existed", b"existed", "first_sequence", b"first_sequence", "last_sequence", b"last_sequence", "parent_id", b"parent_id", "schedule", b"schedule", "state", b"state", "task", b"task", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -685,6 +874,9 @@ class CommitResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
+    CLOCK_MS_FIELD_NUMBER: _builtins.int
+    clock_ms: _builtins.int
+    """The database's clock at the commit, in milliseconds since 1970."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___MutationResult]:
         """A result for each mutation, in order."""
@@ -693,10 +885,11 @@ class CommitResponse(_message.Message):
         self,
         *,
         results: _abc.Iterable[Global___MutationResult] | None = ...,
+        clock_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -742,8 +935,11 @@ class CommitStreamResponse(_message.Message):
 
     BATCH_ID_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
+    CLOCK_MS_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     """The batch that is answered."""
+    clock_ms: _builtins.int
+    """The database's clock at the commit, in milliseconds since 1970."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___MutationResult]:
         """A result for each mutation, in order."""
@@ -753,10 +949,11 @@ class CommitStreamResponse(_message.Message):
         *,
         batch_id: _builtins.int = ...,
         results: _abc.Iterable[Global___MutationResult] | None = ...,
+        clock_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "clock_ms", b"clock_ms", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -833,6 +1030,7 @@ class ClaimTasksResponse(_message.Message):
     REQUEST_NUMBER_FIELD_NUMBER: _builtins.int
     TASKS_FIELD_NUMBER: _builtins.int
     READY_AGENTS_FIELD_NUMBER: _builtins.int
+    BACKLOG_FIELD_NUMBER: _builtins.int
     request_number: _builtins.int
     """The request that is answered; 0 for a hint."""
     @_builtins.property
@@ -843,20 +1041,69 @@ class ClaimTasksResponse(_message.Message):
     def ready_agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Agents that have ready work."""
 
+    @_builtins.property
+    def backlog(self) -> Global___Backlog:
+        """How much waits; every tenant with waiting tasks, about once a second."""
+
     def __init__(
         self,
         *,
         request_number: _builtins.int = ...,
         tasks: _abc.Iterable[Global___ClaimedTask] | None = ...,
         ready_agents: _abc.Iterable[_builtins.str] | None = ...,
+        backlog: Global___Backlog | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ready_agents", b"ready_agents", "request_number", b"request_number", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog", b"backlog", "ready_agents", b"ready_agents", "request_number", b"request_number", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClaimTasksResponse: _TypeAlias = ClaimTasksResponse  # noqa: Y015
+
+@_typing.final
+class Backlog(_message.Message):
+    """Backlog says how many tasks wait for a slot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class WaitingEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    WAITING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def waiting(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By tenant; counted up to a bound."""
+
+    def __init__(
+        self,
+        *,
+        waiting: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Backlog: _TypeAlias = Backlog  # noqa: Y015
 
 @_typing.final
 class ClaimedTask(_message.Message):
@@ -1213,6 +1460,9 @@ class WatchEventsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADS_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    missed: _builtins.bool
+    """News may have been lost: look at everything again."""
     @_builtins.property
     def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskHead]:
         """Tasks with new events; several commits may be one entry."""
@@ -1221,10 +1471,11 @@ class WatchEventsResponse(_message.Message):
         self,
         *,
         heads: _abc.Iterable[Global___TaskHead] | None = ...,
+        missed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "missed", b"missed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1316,3 +1567,159 @@ class ListAgentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAgentsResponse: _TypeAlias = ListAgentsResponse  # noqa: Y015
+
+@_typing.final
+class GetHeadsRequest(_message.Message):
+    """GetHeadsRequest asks where logs end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tasks, of any tenant; at most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHeadsRequest: _TypeAlias = GetHeadsRequest  # noqa: Y015
+
+@_typing.final
+class GetHeadsResponse(_message.Message):
+    """GetHeadsResponse says where they end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskHead]:
+        """Those that exist."""
+
+    def __init__(
+        self,
+        *,
+        heads: _abc.Iterable[Global___TaskHead] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetHeadsResponse: _TypeAlias = GetHeadsResponse  # noqa: Y015
+
+@_typing.final
+class GetScheduleRequest(_message.Message):
+    """GetScheduleRequest asks for a schedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant that asks."""
+    schedule_id: _builtins.str
+    """The schedule."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        schedule_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule_id", b"schedule_id", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScheduleRequest: _TypeAlias = GetScheduleRequest  # noqa: Y015
+
+@_typing.final
+class GetScheduleResponse(_message.Message):
+    """GetScheduleResponse holds a schedule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> _schedule_service_pb2.Schedule:
+        """The schedule as it stands."""
+
+    def __init__(
+        self,
+        *,
+        schedule: _schedule_service_pb2.Schedule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScheduleResponse: _TypeAlias = GetScheduleResponse  # noqa: Y015
+
+@_typing.final
+class ListSchedulesRequest(_message.Message):
+    """ListSchedulesRequest asks for a page of schedules."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant that asks."""
+    page_size: _builtins.int
+    """At most 1000; 50 if 0."""
+    page_token: _builtins.str
+    """From the page before."""
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSchedulesRequest: _TypeAlias = ListSchedulesRequest  # noqa: Y015
+
+@_typing.final
+class ListSchedulesResponse(_message.Message):
+    """ListSchedulesResponse is a page of schedules, newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Fetches the next page; empty on the last."""
+    @_builtins.property
+    def schedules(self) -> _containers.RepeatedCompositeFieldContainer[_schedule_service_pb2.Schedule]:
+        """The schedules."""
+
+    def __init__(
+        self,
+        *,
+        schedules: _abc.Iterable[_schedule_service_pb2.Schedule] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "schedules", b"schedules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSchedulesResponse: _TypeAlias = ListSchedulesResponse  # noqa: Y015

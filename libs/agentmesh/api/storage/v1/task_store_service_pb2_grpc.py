@@ -81,6 +81,21 @@ class TaskStoreServiceStub:
                 request_serializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
+        self.GetHeads = channel.unary_unary(
+                '/agentmesh.api.storage.v1.TaskStoreService/GetHeads',
+                request_serializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.GetHeadsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.GetHeadsResponse.FromString,
+                _registered_method=True)
+        self.GetSchedule = channel.unary_unary(
+                '/agentmesh.api.storage.v1.TaskStoreService/GetSchedule',
+                request_serializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.GetScheduleRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.GetScheduleResponse.FromString,
+                _registered_method=True)
+        self.ListSchedules = channel.unary_unary(
+                '/agentmesh.api.storage.v1.TaskStoreService/ListSchedules',
+                request_serializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.ListSchedulesRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.ListSchedulesResponse.FromString,
+                _registered_method=True)
 
 
 class TaskStoreServiceServicer:
@@ -154,6 +169,27 @@ class TaskStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetHeads(self, request, context):
+        """GetHeads says where logs end: the safety net under WatchEvents.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSchedule(self, request, context):
+        """GetSchedule returns a schedule.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSchedules(self, request, context):
+        """ListSchedules pages through schedules.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TaskStoreServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -201,6 +237,21 @@ def add_TaskStoreServiceServicer_to_server(servicer, server):
                     servicer.ListAgents,
                     request_deserializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.ListAgentsRequest.FromString,
                     response_serializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.ListAgentsResponse.SerializeToString,
+            ),
+            'GetHeads': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHeads,
+                    request_deserializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.GetHeadsRequest.FromString,
+                    response_serializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.GetHeadsResponse.SerializeToString,
+            ),
+            'GetSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSchedule,
+                    request_deserializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.GetScheduleRequest.FromString,
+                    response_serializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.GetScheduleResponse.SerializeToString,
+            ),
+            'ListSchedules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSchedules,
+                    request_deserializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.ListSchedulesRequest.FromString,
+                    response_serializer=agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.ListSchedulesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -448,6 +499,87 @@ class TaskStoreService:
             '/agentmesh.api.storage.v1.TaskStoreService/ListAgents',
             agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.ListAgentsRequest.SerializeToString,
             agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHeads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.api.storage.v1.TaskStoreService/GetHeads',
+            agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.GetHeadsRequest.SerializeToString,
+            agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.GetHeadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.api.storage.v1.TaskStoreService/GetSchedule',
+            agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.GetScheduleRequest.SerializeToString,
+            agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.GetScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSchedules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.api.storage.v1.TaskStoreService/ListSchedules',
+            agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.ListSchedulesRequest.SerializeToString,
+            agentmesh_dot_api_dot_storage_dot_v1_dot_task__store__service__pb2.ListSchedulesResponse.FromString,
             options,
             channel_credentials,
             insecure,

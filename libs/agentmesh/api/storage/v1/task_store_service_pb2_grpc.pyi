@@ -59,6 +59,12 @@ class TaskStoreServiceStub:
     """WatchEvents tells which tasks have new events, of all tasks."""
     ListAgents: _grpc.UnaryUnaryMultiCallable[_task_store_service_pb2.ListAgentsRequest, _task_store_service_pb2.ListAgentsResponse]
     """ListAgents lists every agent that was ever announced."""
+    GetHeads: _grpc.UnaryUnaryMultiCallable[_task_store_service_pb2.GetHeadsRequest, _task_store_service_pb2.GetHeadsResponse]
+    """GetHeads says where logs end: the safety net under WatchEvents."""
+    GetSchedule: _grpc.UnaryUnaryMultiCallable[_task_store_service_pb2.GetScheduleRequest, _task_store_service_pb2.GetScheduleResponse]
+    """GetSchedule returns a schedule."""
+    ListSchedules: _grpc.UnaryUnaryMultiCallable[_task_store_service_pb2.ListSchedulesRequest, _task_store_service_pb2.ListSchedulesResponse]
+    """ListSchedules pages through schedules."""
 
 @_typing.type_check_only
 class TaskStoreServiceAsyncStub(TaskStoreServiceStub):
@@ -91,6 +97,12 @@ class TaskStoreServiceAsyncStub(TaskStoreServiceStub):
     """WatchEvents tells which tasks have new events, of all tasks."""
     ListAgents: _aio.UnaryUnaryMultiCallable[_task_store_service_pb2.ListAgentsRequest, _task_store_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """ListAgents lists every agent that was ever announced."""
+    GetHeads: _aio.UnaryUnaryMultiCallable[_task_store_service_pb2.GetHeadsRequest, _task_store_service_pb2.GetHeadsResponse]  # type: ignore[assignment]
+    """GetHeads says where logs end: the safety net under WatchEvents."""
+    GetSchedule: _aio.UnaryUnaryMultiCallable[_task_store_service_pb2.GetScheduleRequest, _task_store_service_pb2.GetScheduleResponse]  # type: ignore[assignment]
+    """GetSchedule returns a schedule."""
+    ListSchedules: _aio.UnaryUnaryMultiCallable[_task_store_service_pb2.ListSchedulesRequest, _task_store_service_pb2.ListSchedulesResponse]  # type: ignore[assignment]
+    """ListSchedules pages through schedules."""
 
 class TaskStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     """TaskStoreService keeps tasks, events, steps and leases. It is the only
@@ -174,5 +186,29 @@ class TaskStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_store_service_pb2.ListAgentsResponse, _abc.Awaitable[_task_store_service_pb2.ListAgentsResponse]]:
         """ListAgents lists every agent that was ever announced."""
+
+    @_abc_1.abstractmethod
+    def GetHeads(
+        self,
+        request: _task_store_service_pb2.GetHeadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_store_service_pb2.GetHeadsResponse, _abc.Awaitable[_task_store_service_pb2.GetHeadsResponse]]:
+        """GetHeads says where logs end: the safety net under WatchEvents."""
+
+    @_abc_1.abstractmethod
+    def GetSchedule(
+        self,
+        request: _task_store_service_pb2.GetScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_store_service_pb2.GetScheduleResponse, _abc.Awaitable[_task_store_service_pb2.GetScheduleResponse]]:
+        """GetSchedule returns a schedule."""
+
+    @_abc_1.abstractmethod
+    def ListSchedules(
+        self,
+        request: _task_store_service_pb2.ListSchedulesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_store_service_pb2.ListSchedulesResponse, _abc.Awaitable[_task_store_service_pb2.ListSchedulesResponse]]:
+        """ListSchedules pages through schedules."""
 
 def add_TaskStoreServiceServicer_to_server(servicer: TaskStoreServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -202,6 +202,7 @@ class Task(_message.Message):
     PARENT_ID_FIELD_NUMBER: _builtins.int
     RETRY_OF_FIELD_NUMBER: _builtins.int
     INPUT_REQUEST_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id that the server gave it; a UUID."""
     request_id: _builtins.str
@@ -220,6 +221,8 @@ class Task(_message.Message):
     """The task that spawned it."""
     retry_of: _builtins.str
     """The task that it tries again."""
+    schedule_id: _builtins.str
+    """The schedule that made it."""
     @_builtins.property
     def spec(self) -> Global___TaskSpec:
         """What was asked."""
@@ -277,10 +280,11 @@ class Task(_message.Message):
         parent_id: _builtins.str = ...,
         retry_of: _builtins.str = ...,
         input_request: _events_pb2.InputRequest | None = ...,
+        schedule_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_requested_time", b"cancel_requested_time", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "input_request", b"input_request", "result", b"result", "spec", b"spec", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempt", b"attempt", "cancel_requested_time", b"cancel_requested_time", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "failures", b"failures", "id", b"id", "input_request", b"input_request", "last_sequence", b"last_sequence", "parent_id", b"parent_id", "request_id", b"request_id", "result", b"result", "retry_of", b"retry_of", "spec", b"spec", "start_time", b"start_time", "state", b"state", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "attempt", b"attempt", "cancel_requested_time", b"cancel_requested_time", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "failures", b"failures", "id", b"id", "input_request", b"input_request", "last_sequence", b"last_sequence", "parent_id", b"parent_id", "request_id", b"request_id", "result", b"result", "retry_of", b"retry_of", "schedule_id", b"schedule_id", "spec", b"spec", "start_time", b"start_time", "state", b"state", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -530,6 +530,7 @@ class ListTasksRequest(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     CONTEXT_ID_FIELD_NUMBER: _builtins.int
     PARENT_ID_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most 1000; 50 if 0."""
     page_token: _builtins.str
@@ -544,6 +545,8 @@ class ListTasksRequest(_message.Message):
     """Tasks of this conversation."""
     parent_id: _builtins.str
     """Children of this task."""
+    schedule_id: _builtins.str
+    """Tasks that this schedule made."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_events_pb2.TaskState.ValueType]:
         """Any of these states."""
@@ -569,10 +572,11 @@ class ListTasksRequest(_message.Message):
         order: Global___TaskOrder.ValueType = ...,
         context_id: _builtins.str = ...,
         parent_id: _builtins.str = ...,
+        schedule_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context_id", b"context_id", "created_after", b"created_after", "created_before", b"created_before", "label", b"label", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "parent_id", b"parent_id", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "context_id", b"context_id", "created_after", b"created_after", "created_before", b"created_before", "label", b"label", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "parent_id", b"parent_id", "schedule_id", b"schedule_id", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
