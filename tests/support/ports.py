@@ -1,22 +1,50 @@
-"""Free ports for meshes that tests start."""
+"""Free ports for meshes that tests start: a port that one test process got, no other gets while it lives."""
 
-import os
 import random
 import socket
+import tempfile
+from pathlib import Path
 
-_RUN = 10
-# A range for each worker of a parallel run, below the ports that the system hands out by itself.
-_FIRST = 20_000
+from agentmesh.kit.errors import WrongState
+from agentmesh.kit.folder_lock import FolderLock
+
+_BLOCK = 10
+# Below the ports that the system hands out by itself.
+_FIRST, _END = 20_000, 32_000
+_LOCKS = Path(tempfile.gettempdir()) / "agentmesh-test-ports"
+_held: dict[int, FolderLock] = {}
 
 
-def free_ports() -> int:
-    """Return N such that N to N+9 are free now."""
-    worker = int("".join(filter(str.isdigit, os.environ.get("PYTEST_XDIST_WORKER", "0"))) or 0)
-    choices = range(_FIRST + worker * 1000, _FIRST + worker * 1000 + 1000 - _RUN, _RUN)
+def free_ports(count: int = _BLOCK) -> int:
+    """Return N such that N to N + count - 1 are free now, and nobody else's as long as this process lives."""
+    blocks = -(-count // _BLOCK)
+    choices = range(_FIRST, _END - blocks * _BLOCK, _BLOCK)
     for first in random.sample(choices, len(choices)):
-        if all(_is_free(port) for port in range(first, first + _RUN)):
-            return first
-    raise RuntimeError("no ten free ports in a row")
+        wanted = [first + index * _BLOCK for index in range(blocks)]
+        if _take(wanted):
+            if all(_is_free(port) for port in range(first, first + count)):
+                return first
+            give_back(first, count)
+    raise RuntimeError(f"no {count} free ports in a row")
+
+
+def give_back(first: int, count: int = _BLOCK) -> None:
+    """Let ports from `free_ports` go."""
+    for block in range(first, first + count, _BLOCK):
+        _held.pop(block).release()
+
+
+def _take(blocks: list[int]) -> bool:
+    taken: dict[int, FolderLock] = {}
+    for block in blocks:
+        try:
+            taken[block] = FolderLock(_LOCKS, f"{block}.lock")
+        except WrongState:
+            for lock in taken.values():
+                lock.release()
+            return False
+    _held.update(taken)
+    return True
 
 
 def _is_free(port: int) -> bool:
