@@ -16,11 +16,11 @@ from agentmesh_storage.adapters.artifact_files import FolderArtifactFiles
 from agentmesh_storage.artifact_api import ArtifactApi
 from agentmesh_storage.grpc_api import TaskStoreApi
 from agentmesh_storage.ports import TaskStore
+from agentmesh_storage.rules import Rules
 from agentmesh_storage.service import TaskKeeper
 
 _SWEEP_INTERVAL_S = 0.25
 _MAX_ARTIFACT_BYTES = 1024**3
-_MAX_LOSSES = 10
 _GRACE_S = 1.0  # routers' streams never end by themselves
 
 
@@ -56,7 +56,20 @@ def open_store(settings: Settings) -> TaskStore:
     from agentmesh_storage.adapters.sqlite.store import SqliteTaskStore
 
     create_tables = settings.database.create_tables
-    return SqliteTaskStore(database_path(settings), max_losses=_MAX_LOSSES, create_tables=create_tables)
+    return SqliteTaskStore(database_path(settings), rules_of(settings), create_tables=create_tables)
+
+
+def rules_of(settings: Settings) -> Rules:
+    """Read what the operator decided about running tasks."""
+    limits = settings.limits
+    return Rules(
+        weights={tenant.tenant: tenant.weight for tenant in limits.tenants},
+        default_weight=limits.default.weight,
+        tenants={tenant.tenant: tenant.max_running for tenant in limits.tenants},
+        default_running=limits.default.max_running,
+        agents={agent.agent: agent.max_running for agent in limits.agents},
+        labels={label.label: label.max_running for label in limits.labels},
+    )
 
 
 def serve(settings: Settings) -> None:

@@ -6,6 +6,8 @@ Times are milliseconds since 1970. Bytes are serialised protobuf messages that s
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from agentmesh.kit.errors import OutOfRange
+
 
 class State(IntEnum):
     """A task's state; the numbers are those of the contract."""
@@ -41,7 +43,12 @@ class Usage:
 
 @dataclass(slots=True)
 class Task:
-    """A task's row. It is ready if SUBMITTED with a `ready_ms`, leased if `incarnation` is set, else parked."""
+    """A task's row. It is ready if SUBMITTED with a `ready_ms`, leased if `incarnation` is set, else parked.
+
+    `due` says that `ready_ms` has come: only due tasks are claimed. `router` is the one that assigned or adopted
+    the attempt. `limited_by` holds its labels that bound how many run at once, a name=value a line. Events up to
+    `pruned_sequence` are gone. While `request_open`, nobody else may use its request_id.
+    """
 
     id: str
     tenant: str
@@ -66,7 +73,9 @@ class Task:
     kept_sequence: int = 0
     acked_offset: int = 0
     incarnation: str = ""
+    router: str = ""
     ready_ms: int | None = None
+    due: bool = False
     queue_deadline_ms: int | None = None
     start_ms: int | None = None
     deadline_ms: int | None = None
@@ -76,7 +85,21 @@ class Task:
     error: bytes = b""
     input_request: bytes = b""
     input_id: str = ""
+    limited_by: str = ""
+    pruned_sequence: int = 0
+    request_open: bool = True
     usage: Usage = field(default_factory=Usage)
+
+
+def check_kept(task: Task, after_sequence: int) -> None:
+    """Raise OutOfRange if the event after a sequence was pruned."""
+    if after_sequence < task.pruned_sequence:
+        oldest = task.pruned_sequence + 1
+        raise OutOfRange(
+            f"the events before {oldest} are no longer kept",
+            reason="HISTORY_PRUNED",
+            metadata={"oldest_sequence": str(oldest)},
+        )
 
 
 @dataclass(slots=True)
@@ -116,6 +139,7 @@ class Claim:
 
     incarnation: str
     agent_version: str
+    router: str = ""
 
 
 @dataclass(slots=True)
@@ -259,6 +283,7 @@ class Outcome:
     claimed: bool = False
     task: Task | None = None
     parent_id: str = ""
+    cancel_requested: bool = False
 
 
 @dataclass(slots=True)
@@ -291,6 +316,7 @@ class Offer:
     agent_version: str
     incarnation: str
     slots: int
+    router: str = ""
 
 
 @dataclass(slots=True)

@@ -99,7 +99,7 @@ class TaskStoreApi:
                     task.cancel()
 
     async def _claim(self, request: pb.ClaimTasksRequest) -> pb.ClaimTasksResponse:
-        offers = [Offer(o.agent, o.agent_version, o.incarnation, o.slots) for o in request.offers]
+        offers = [Offer(o.agent, o.agent_version, o.incarnation, o.slots, request.router_id) for o in request.offers]
         response = pb.ClaimTasksResponse(request_number=request.request_number)
         room = _MAX_PAGE_BYTES
         for claimed in await self._keeper.claim(offers):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agentmesh.kit import errors
-from agentmesh_storage import events
+from agentmesh_storage import events, leases
 from agentmesh_storage.domain import (
     AdoptAttempt,
     AnnounceAgents,
@@ -30,9 +30,8 @@ from agentmesh_storage.domain import (
     SyncRunner,
     Task,
 )
+from agentmesh_storage.rules import Rules
 
-_LOSS_BACKOFF_MS = 250  # doubles with each lost lease, to at most _LOSS_BACKOFF_MAX_MS
-_LOSS_BACKOFF_MAX_MS = 10_000
 _LAST_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 
 
@@ -41,12 +40,11 @@ class Ledger:
     """The rows that one transaction works on, and what it changes.
 
     The adapter fills `tasks`, `by_request`, `by_parent_step`, `runners` (those of a renewed name, too) and
-    `answered` before, and looks at the rest after. `max_losses` bounds how often a task may lose its runner
-    before it is given up.
+    `answered` before, and looks at the rest after.
     """
 
     now_ms: int
-    max_losses: int = 10
+    rules: Rules = field(default_factory=Rules)
     tasks: dict[str, Task] = field(default_factory=dict)
     by_request: dict[tuple[str, str], Task] = field(default_factory=dict)
     by_parent_step: dict[tuple[str, str], Task] = field(default_factory=dict)
@@ -63,18 +61,18 @@ class Ledger:
     journals_to_copy: list[tuple[str, str]] = field(default_factory=list)
     ended_badly: list[str] = field(default_factory=list)
     freed: list[str] = field(default_factory=list)
-    synced: list[SyncRunner] = field(default_factory=list)
+    synced: list[tuple[str, SyncRunner]] = field(default_factory=list)  # the router that asked, and what it said
     origins: dict[str, str] = field(default_factory=dict)
 
     def apply(self, mutation: Mutation) -> Outcome | errors.MeshError:
         """Apply one mutation and return its outcome, or why it is refused."""
-        rule: Callable[[Mutation], Outcome] = _RULES[type(mutation.change)].__get__(self)
+        rule = _RULES[type(mutation.change)]
         try:
-            outcome = rule(mutation)
+            outcome = rule(self, mutation)
         except errors.MeshError as error:
             return error
         if outcome.task_id:
-            self._credit(outcome.task_id, mutation.origin if outcome.first_sequence else "")
+            self.credit(outcome.task_id, mutation.origin if outcome.first_sequence else "")
         return outcome
 
     # -- the life of a task -------------------------------------------------------------------------------
@@ -91,31 +89,33 @@ class Ledger:
                         "this request_id was used for another request", reason="REQUEST_ID_REUSED"
                     )
                 return _outcome(twin, existed=True, task=twin)
-        outcome = self._add(change)
+        outcome = self._add(change, mutation.origin)
         if task.request_id:
             self.by_request[task.tenant, task.request_id] = task
         return outcome
 
-    def _add(self, change: CreateTask) -> Outcome:
+    def _add(self, change: CreateTask, origin: str) -> Outcome:
         task = change.task
         if (task.ready_ms or 0) > _LAST_TIME_MS:
             raise errors.InvalidRequest("a field is wrong", violations=[("spec.start_time", "is after the year 9999")])
         task.create_ms = self.now_ms
         task.ready_ms = max(task.ready_ms or 0, self.now_ms)
+        task.due = task.ready_ms <= self.now_ms
+        task.limited_by = self.rules.limited_by(change.labels)
         if change.queue_timeout_ms:
             task.queue_deadline_ms = task.ready_ms + change.queue_timeout_ms
         self.tasks[task.id] = task
         self.created[task.id] = change
         if change.inherit_journal:
             self.journals_to_copy.append((task.retry_of, task.id))
-        accepted = self._say(task, 0, 1, events.submitted(self.now_ms))
+        accepted = self.say(task, 0, 1, events.submitted(self.now_ms))
         task.kept_sequence = 1
         outcome = _outcome(task)
         outcome.first_sequence = 1
         outcome.events = accepted.events
         claim = change.claim
-        if claim is not None and task.ready_ms <= self.now_ms and self.lives(claim.incarnation):
-            started = self.start_attempt(task, claim)
+        if claim is not None and task.due and not self.rules.bound(task) and self.lives(claim.incarnation):
+            started = self.start_attempt(task, Claim(claim.incarnation, claim.agent_version, origin))
             # One chunk: what the caller hears first is one row.
             self.chunks.pop()
             accepted.events += started.events
@@ -130,15 +130,16 @@ class Ledger:
         task.attempt += 1
         task.acked_offset = 0
         task.incarnation = claim.incarnation
+        task.router = claim.router
         task.agent_version = claim.agent_version
         task.state = State.WORKING
-        task.ready_ms = None
-        task.queue_deadline_ms = None
+        task.ready_ms = task.queue_deadline_ms = None
+        task.due = False
         if task.start_ms is None:
             task.start_ms = self.now_ms
             task.deadline_ms = self.now_ms + task.timeout_ms if task.timeout_ms else None
         text = events.attempt_started(task, task.kept_sequence, self.now_ms)
-        return self._say(task, task.attempt, 2, text)
+        return self.say(task, task.attempt, 2, text)
 
     def _append(self, mutation: Mutation) -> Outcome:
         change = mutation.change
@@ -156,7 +157,7 @@ class Ledger:
             )
         first = task.last_sequence + 1
         if change.count:
-            self._say(task, change.attempt, change.count, change.events)
+            self.say(task, change.attempt, change.count, change.events)
         for key, index, record in change.steps:
             self.steps.append(Step(task.id, key, first + index, record))
             task.kept_sequence = first + index
@@ -190,10 +191,10 @@ class Ledger:
     def _park(self, task: Task) -> None:
         task.incarnation = ""
         if task.cancel_ms is not None:
-            self._finish_by_storage(task, State.CANCELED)
+            self.finish(task, State.CANCELED)
         elif not task.input_id or (task.id, task.input_id) in self.answered:
             task.state = State.SUBMITTED  # the answer came while the runner let go
-            self._make_ready(task)
+            self.make_ready(task)
 
     def _let_go(self, task: Task, change: AppendEvents) -> None:
         task.incarnation = ""
@@ -204,31 +205,33 @@ class Ledger:
             children = [self.tasks.get(child) for child in change.awaited_task_ids]
             # With nothing left to wait for, nothing would ever wake it.
             if not children or any(child is None or child.state.terminal for child in children):
-                self._make_ready(task)
+                self.make_ready(task)
         else:
-            self._make_ready(task, change.ready_ms)
+            self.make_ready(task, change.ready_ms)
         if task.cancel_ms is not None:
-            self._finish_by_storage(task, State.CANCELED)
+            self.finish(task, State.CANCELED)
 
     def _end(self, task: Task, state: State, *, result: bytes = b"", error: bytes = b"") -> None:
         task.state = state
         task.end_ms = self.now_ms
         task.incarnation = ""
         task.ready_ms = task.queue_deadline_ms = None
+        task.due = False
         task.result, task.error = result, error
         task.input_request, task.input_id = b"", ""
         if state is not State.COMPLETED:
             self.ended_badly.append(task.id)
         parent = self.tasks.get(task.parent_id) if task.parent_id else None
         if parent is not None and not parent.state.terminal:
-            self._credit(parent.id, "")
-            self._say(parent, 0, 1, events.child_task(task, self.now_ms))
+            self.credit(parent.id, "")
+            self.say(parent, 0, 1, events.child_task(task, self.now_ms))
             if parent.state is State.SUBMITTED and parent.ready_ms is None:
-                self._make_ready(parent)
+                self.make_ready(parent)
 
-    def _finish_by_storage(self, task: Task, state: State, error: bytes = b"") -> Chunk:
-        self._credit(task.id, "")
-        chunk = self._say(task, 0, 1, events.state_changed(state, self.now_ms, error))
+    def finish(self, task: Task, state: State, error: bytes = b"") -> Chunk:
+        """End a task without its agent."""
+        self.credit(task.id, "")
+        chunk = self.say(task, 0, 1, events.state_changed(state, self.now_ms, error))
         self._end(task, state, error=error)
         self.changed[task.id] = task
         return chunk
@@ -247,12 +250,12 @@ class Ledger:
 
     def cancel(self, task: Task) -> Outcome:
         """Stop a task that has not ended: at once if nobody works on it, else by asking."""
-        self._credit(task.id, "")
+        self.credit(task.id, "")
         task.cancel_ms = task.cancel_ms or self.now_ms
         self.changed[task.id] = task
         if task.incarnation:
             return _outcome(task, task=task)
-        chunk = self._finish_by_storage(task, State.CANCELED)
+        chunk = self.finish(task, State.CANCELED)
         outcome = _outcome(task, task=task)
         outcome.first_sequence, outcome.events = chunk.first_sequence, chunk.events
         return outcome
@@ -267,9 +270,9 @@ class Ledger:
             raise errors.WrongState("the task does not ask this question", reason="INPUT_NOT_ASKED")
         task.state = State.WORKING if task.incarnation else State.SUBMITTED
         if not task.incarnation:
-            self._make_ready(task)
+            self.make_ready(task)
         text = events.input_given(change.message, task.state, self.now_ms)
-        chunk = self._say(task, 0, 2, text)
+        chunk = self.say(task, 0, 2, text)
         self.steps.append(Step(task.id, change.input_id, chunk.first_sequence, change.record))
         self.answered.add((task.id, change.input_id))
         task.input_request, task.input_id = b"", ""
@@ -287,10 +290,10 @@ class Ledger:
             return _outcome(twin, existed=True, task=twin)
         child = change.child.task
         child.parent_id, child.parent_step = parent.id, change.step_key
-        outcome = self._add(change.child)
+        outcome = self._add(change.child, mutation.origin)
         self.by_parent_step[parent.id, change.step_key] = child
-        self._credit(parent.id, "")
-        self._say(parent, 0, 1, events.child_task(child, self.now_ms))
+        self.credit(parent.id, "")
+        self.say(parent, 0, 1, events.child_task(child, self.now_ms))
         outcome.task = child
         outcome.parent_id = parent.id
         return outcome
@@ -302,6 +305,9 @@ class Ledger:
         self._fence(task, change.attempt)
         if task.incarnation != change.incarnation:
             raise errors.StaleAttempt("another runner has the task")
+        if task.router != mutation.origin:
+            task.router = mutation.origin
+            self.changed[task.id] = task
         return _outcome(task, task=task)
 
     def expire_if_due(self, task: Task) -> bool:
@@ -313,75 +319,8 @@ class Ledger:
         else:
             return False
         if not task.state.terminal:
-            self._finish_by_storage(task, State.FAILED, _error(error))
+            self.finish(task, State.FAILED, error_bytes(error))
         return True
-
-    # -- runners and agents --------------------------------------------------------------------------------
-
-    def _renew(self, mutation: Mutation) -> Outcome:
-        change = mutation.change
-        assert isinstance(change, RenewLease)
-        until = self.now_ms + change.ttl_ms
-        runner = self.runners.get(change.incarnation)
-        if runner is None:
-            for other in [r for r in self.runners.values() if r.name == change.name and not r.freed]:
-                self.free(other)
-            runner = self.runners[change.incarnation] = Runner(change.incarnation, change.name, until)
-        elif runner.freed:
-            raise errors.StaleAttempt("the lease was lost", reason="LEASE_LOST")
-        runner.lease_until_ms = until
-        self.changed_runners[runner.incarnation] = runner
-        return Outcome()
-
-    def _free(self, mutation: Mutation) -> Outcome:
-        change = mutation.change
-        assert isinstance(change, FreeRunner)
-        runner = self.runners.get(change.incarnation)
-        if runner is not None and not runner.freed:
-            self.free(runner)
-        return Outcome()
-
-    def free(self, runner: Runner) -> None:
-        """Take a lease away; the adapter then calls `lose` for each of the runner's tasks."""
-        runner.freed = True
-        self.changed_runners[runner.incarnation] = runner
-        self.freed.append(runner.incarnation)
-
-    def _sync(self, mutation: Mutation) -> Outcome:
-        change = mutation.change
-        assert isinstance(change, SyncRunner)
-        self.synced.append(change)
-        return Outcome()
-
-    def hand_back(self, task: Task) -> None:
-        """Make a task ready again whose runner never began it; this costs it nothing."""
-        task.losses -= 1
-        self.lose(task)
-
-    def lose(self, task: Task) -> None:
-        """Take a task from a runner that is gone."""
-        task.incarnation = ""
-        task.losses += 1
-        self.changed[task.id] = task
-        self._credit(task.id, "")
-        if task.cancel_ms is not None:
-            self._finish_by_storage(task, State.CANCELED)
-        elif task.losses > self.max_losses:
-            error = errors.Unavailable("the task lost its runner too often", reason="ATTEMPTS_EXHAUSTED")
-            self._finish_by_storage(task, State.FAILED, _error(error))
-        elif task.state is not State.INPUT_REQUIRED:
-            wait = min(_LOSS_BACKOFF_MS << (task.losses - 1), _LOSS_BACKOFF_MAX_MS) if task.losses > 1 else 0
-            task.state = State.SUBMITTED
-            self._make_ready(task, self.now_ms + wait)
-            error = errors.Unavailable("the runner was lost", reason="LEASE_LOST")
-            text = events.state_changed(State.SUBMITTED, self.now_ms, _error(error), task.ready_ms)
-            self._say(task, 0, 1, text)
-
-    def _announce(self, mutation: Mutation) -> Outcome:
-        change = mutation.change
-        assert isinstance(change, AnnounceAgents)
-        self.agents.extend(change.agents)
-        return Outcome()
 
     # -- the three checks that everything stands on --------------------------------------------------------
 
@@ -400,15 +339,18 @@ class Ledger:
         runner = self.runners.get(incarnation)
         return runner is not None and not runner.freed and runner.lease_until_ms > self.now_ms
 
-    def _credit(self, task_id: str, origin: str) -> None:
+    def credit(self, task_id: str, origin: str) -> None:
         """Note whose change it was. What several changed in one transaction is news to all of them."""
         self.origins[task_id] = origin if self.origins.get(task_id, origin) == origin else ""
 
-    def _make_ready(self, task: Task, ready_ms: int | None = None) -> None:
+    def make_ready(self, task: Task, ready_ms: int | None = None) -> None:
+        """Let a task be claimed, from a time on."""
         task.ready_ms = max(ready_ms or 0, self.now_ms)
+        task.due = task.ready_ms <= self.now_ms
         task.queue_deadline_ms = task.deadline_ms  # its time runs on while it waits for the next runner
 
-    def _say(self, task: Task, attempt: int, count: int, text: bytes) -> Chunk:
+    def say(self, task: Task, attempt: int, count: int, text: bytes) -> Chunk:
+        """Add events to a task's log."""
         chunk = Chunk(task.id, attempt, task.last_sequence + 1, count, text)
         task.last_sequence += count
         self.chunks.append(chunk)
@@ -416,17 +358,17 @@ class Ledger:
         return chunk
 
 
-_RULES = {
+_RULES: dict[type, Callable[[Ledger, Mutation], Outcome]] = {
     CreateTask: Ledger._create,
     AppendEvents: Ledger._append,
     CancelTask: Ledger._cancel,
     GiveInput: Ledger._input,
     SpawnTask: Ledger._spawn,
     AdoptAttempt: Ledger._adopt,
-    RenewLease: Ledger._renew,
-    FreeRunner: Ledger._free,
-    AnnounceAgents: Ledger._announce,
-    SyncRunner: Ledger._sync,
+    RenewLease: leases.renew,
+    FreeRunner: leases.free_runner,
+    AnnounceAgents: leases.announce,
+    SyncRunner: leases.sync,
 }
 
 
@@ -441,6 +383,7 @@ def _outcome(row: Task, *, existed: bool = False, claimed: bool = False, task: T
         claimed=claimed,
         task=task,
         parent_id=row.parent_id if row.state.terminal else "",
+        cancel_requested=row.cancel_ms is not None,
     )
 
 
@@ -452,6 +395,7 @@ def _add_usage(task: Task, change: AppendEvents) -> None:
     task.usage.llm_calls += change.usage.llm_calls
 
 
-def _error(error: errors.MeshError) -> bytes:
+def error_bytes(error: errors.MeshError) -> bytes:
+    """Write an error as a serialised Status."""
     data: bytes = errors.to_status(error).SerializeToString()
     return data

@@ -37,6 +37,27 @@ class Page:
     next_after: str
 
 
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long what has ended is kept, and how many tasks one transaction prunes at most."""
+
+    events_ms: int
+    tasks_ms: int
+    request_ids_ms: int
+    batch: int
+
+
+@dataclass(slots=True)
+class Pruned:
+    """What a batch forgot; the caller deletes the bytes behind `artifact_ids`. `more` says that it was full."""
+
+    logs: int = 0
+    tasks: int = 0
+    requests: int = 0
+    artifact_ids: list[str] = field(default_factory=list)
+    more: bool = False
+
+
 class TaskStore(Protocol):
     """Keeps tasks. A method that writes is one durable transaction; methods may be called at any time."""
 
@@ -58,10 +79,19 @@ class TaskStore(Protocol):
     async def read_chunks(
         self, tenant: str, task_id: str, after_sequence: int, max_bytes: int
     ) -> tuple[list[Chunk], int, State]:
-        """Return chunks from the one holding after_sequence + 1, the last sequence, and the state."""
+        """Return chunks from the one holding after_sequence + 1, the last sequence, and the state.
+
+        Raises OutOfRange with the oldest sequence if that chunk was pruned.
+        """
 
     async def read_steps(self, tenant: str, task_id: str, after: int, max_bytes: int) -> list[Step]:
         """Return journaled steps with a sequence above `after`, oldest first; at least one if there is one."""
+
+    async def backlog(self, limit: int) -> dict[str, int]:
+        """Return how many tasks of each tenant wait for a slot, counted up to a limit."""
+
+    async def prune(self, now_ms: int, retention: Retention) -> Pruned:
+        """Forget one batch of what is kept long enough."""
 
     async def heads(self, task_ids: Sequence[str]) -> list[Head]:
         """Return where the logs of those tasks end that exist, of any tenant."""

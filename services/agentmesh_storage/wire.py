@@ -69,6 +69,7 @@ def to_result(outcome: Outcome | MeshError) -> pb.MutationResult:
         claimed=outcome.claimed,
         task=to_task(outcome.task) if outcome.task is not None else None,
         parent_id=outcome.parent_id,
+        cancel_requested=outcome.cancel_requested,
     )
 
 

@@ -13,6 +13,7 @@ from agentmesh.kit.ids import new_id
 from agentmesh_storage import domain as d
 from agentmesh_storage.adapters.sqlite.store import SqliteTaskStore
 from agentmesh_storage.ports import News, TaskStore
+from agentmesh_storage.rules import Rules
 
 START_MS = 1_800_000_000_000
 LEASE_MS = 15_000
@@ -25,7 +26,7 @@ Backend = Callable[[Path], AbstractAsyncContextManager[TaskStore]]
 @asynccontextmanager
 async def sqlite(folder: Path) -> AsyncIterator[TaskStore]:
     """Open the embedded backend."""
-    store = SqliteTaskStore(folder / "tasks.db", max_losses=MAX_LOSSES)
+    store = SqliteTaskStore(folder / "tasks.db", Rules(max_losses=MAX_LOSSES))
     try:
         yield store
     finally:

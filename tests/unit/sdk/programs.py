@@ -18,8 +18,9 @@ from agentmesh_router.domain import RetryPolicy
 from agentmesh_runner.attempt_log import AttemptLog
 from agentmesh_runner.execution import execute
 from agentmesh_storage import domain as d
-from agentmesh_storage import wire
+from agentmesh_storage import leases, wire
 from agentmesh_storage.ledger import Ledger
+from agentmesh_storage.rules import Rules
 
 TASK = "t1"
 Program = list[tuple[str, Any]]
@@ -130,7 +131,7 @@ class Storage:
     """A ledger with one task, fed through the same checks as in the router."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger(now_ms=1_000_000, max_losses=100)
+        self.ledger = Ledger(now_ms=1_000_000, rules=Rules(max_losses=100))
         self._lives = 0
         self._standing = outcomes.Standing("acme", RetryPolicy(3, 1.0, 1.0), 0)
         task = d.Task(id=TASK, tenant="acme", agent="interpreter", spec=b"", create_ms=0)
@@ -140,7 +141,7 @@ class Storage:
     def start(self) -> runner_pb.Assignment:
         """Take the task from whoever had it and start the next attempt."""
         if self.task.incarnation:
-            self.ledger.lose(self.task)
+            leases.lose(self.ledger, self.task)
         self._lives += 1
         self.ledger.start_attempt(self.task, d.Claim(f"runner~{self._lives}", "1"))
         journal = [wire.to_step(step) for step in self.ledger.steps]

@@ -9,6 +9,7 @@ from agentmesh_storage import domain as d
 from agentmesh_storage.adapters.artifact_files import FolderArtifactFiles
 from agentmesh_storage.adapters.sqlite.store import SqliteTaskStore
 from agentmesh_storage.ports import News
+from agentmesh_storage.rules import Rules
 from agentmesh_storage.service import TaskKeeper
 from tests.contract.task_store_driver import LEASE_MS, MAX_LOSSES, RUNNER, START_MS, Driver, reasons
 
@@ -46,7 +47,7 @@ class CountingStore(SqliteTaskStore):
 class Bench:
     def __init__(self, folder: Path) -> None:
         self.clock = HandClock()
-        self.store = CountingStore(folder / "tasks.db", max_losses=MAX_LOSSES)
+        self.store = CountingStore(folder / "tasks.db", Rules(max_losses=MAX_LOSSES))
         files = FolderArtifactFiles(folder / "artifacts")
         self.keeper = TaskKeeper(self.store, files, self.clock, lease_ttl_ms=LEASE_MS)
         self.driver = Driver(self.store)

@@ -10,7 +10,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from agentmesh.api.task.v1 import events_pb2 as pb
 from agentmesh.kit.errors import MeshError, StaleAttempt
 from agentmesh_storage import domain as d
+from agentmesh_storage import leases
 from agentmesh_storage.ledger import Ledger
+from agentmesh_storage.rules import Rules
 
 State = d.State
 TERMINAL = (State.COMPLETED, State.FAILED, State.CANCELED, State.REJECTED)
@@ -30,7 +32,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger(now_ms=1_000_000, max_losses=MAX_LOSSES)
+        self.ledger = Ledger(now_ms=1_000_000, rules=Rules(max_losses=MAX_LOSSES))
         self.made = 0
         self.log: dict[str, list[tuple[int, pb.TaskEvent]]] = defaultdict(list)
         self.chunks_seen = 0
@@ -43,12 +45,12 @@ class LedgerMachine(RuleBasedStateMachine):
         for incarnation in ledger.freed:
             for task in list(ledger.tasks.values()):
                 if task.incarnation == incarnation:
-                    ledger.lose(task)
+                    leases.lose(ledger, task)
         ledger.freed.clear()
-        for sync in ledger.synced:
+        for _, sync in ledger.synced:
             for task in list(ledger.tasks.values()):
                 if task.incarnation == sync.incarnation and task.id not in sync.running:
-                    ledger.hand_back(task)
+                    leases.hand_back(ledger, task)
         ledger.synced.clear()
         while ledger.ended_badly:
             parent = ledger.ended_badly.pop()

@@ -8,6 +8,7 @@ from agentmesh.kit.errors import WrongState
 from agentmesh.kit.settings import Settings
 from agentmesh_storage.adapters.sqlite.migrate import command, migrate, pending, shipped
 from agentmesh_storage.adapters.sqlite.store import SqliteTaskStore
+from agentmesh_storage.rules import Rules
 
 
 @pytest.fixture
@@ -44,17 +45,24 @@ def test_a_database_of_a_newer_release_is_refused_and_left_alone(
     connection: sqlite3.Connection, tmp_path: Path
 ) -> None:
     migrate(connection)
-    connection.execute("INSERT INTO schema_migrations VALUES (9999, '9999_future', 'x', 'now')")
+    connection.execute("INSERT INTO schema_migrations VALUES (9999, '9999_future', 'x', 'now', 9999)")
     made = schema(connection)
     with pytest.raises(WrongState) as refused:
-        SqliteTaskStore(tmp_path / "tasks.db", max_losses=1)
+        SqliteTaskStore(tmp_path / "tasks.db", Rules(max_losses=1))
     assert refused.value.reason == "DATABASE_TOO_NEW"
     assert schema(connection) == made
 
 
+def test_a_newer_database_that_says_it_runs_with_this_release_is_used(connection: sqlite3.Connection) -> None:
+    migrate(connection)
+    newest = shipped()[-1].version
+    connection.execute("INSERT INTO schema_migrations VALUES (?, 'next', 'x', 'now', ?)", (newest + 1, newest))
+    assert pending(connection) == []
+
+
 def test_storage_that_may_not_create_tables_refuses_an_empty_database(tmp_path: Path) -> None:
     with pytest.raises(WrongState) as refused:
-        SqliteTaskStore(tmp_path / "tasks.db", max_losses=1, create_tables=False)
+        SqliteTaskStore(tmp_path / "tasks.db", Rules(max_losses=1), create_tables=False)
     assert refused.value.reason == "NOT_MIGRATED"
 
 

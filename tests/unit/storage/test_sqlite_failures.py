@@ -14,12 +14,13 @@ from agentmesh_storage import domain as d
 from agentmesh_storage.adapters.sqlite.migrate import migrate
 from agentmesh_storage.adapters.sqlite.store import SqliteTaskStore
 from agentmesh_storage.adapters.sqlite.writer import Writer
+from agentmesh_storage.rules import Rules
 from tests.contract.task_store_driver import MAX_LOSSES, Driver
 
 
 @pytest.fixture
 async def driver(tmp_path: Path) -> AsyncIterator[Driver]:
-    store = SqliteTaskStore(tmp_path / "tasks.db", max_losses=MAX_LOSSES)
+    store = SqliteTaskStore(tmp_path / "tasks.db", Rules(max_losses=MAX_LOSSES))
     yield Driver(store)
     await store.aclose()
 
@@ -71,10 +72,10 @@ async def test_a_database_that_another_process_has_locked_is_unavailable_and_the
     impatient.execute("PRAGMA busy_timeout = 0")
     try:
         with pytest.raises(sqlite3.OperationalError):
-            Writer(impatient, max_losses=1).commit([d.Mutation("acme", driver.new())], driver.now)
+            Writer(impatient, Rules(max_losses=1)).commit([d.Mutation("acme", driver.new())], driver.now)
         assert not impatient.in_transaction
         connection.execute("ROLLBACK")
-        outcomes, _ = Writer(impatient, max_losses=1).commit([d.Mutation("acme", driver.new())], driver.now)
+        outcomes, _ = Writer(impatient, Rules(max_losses=1)).commit([d.Mutation("acme", driver.new())], driver.now)
         assert len(outcomes) == 1
     finally:
         impatient.close()
@@ -84,7 +85,7 @@ async def test_a_database_that_another_process_has_locked_is_unavailable_and_the
 def test_a_bug_in_the_middle_of_a_transaction_rolls_it_back(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "tasks.db", isolation_level=None)
     migrate(connection)
-    writer = Writer(connection, max_losses=1)
+    writer = Writer(connection, Rules(max_losses=1))
     twins = [d.Task(id="same", tenant="acme", agent="echo", spec=b"", create_ms=0) for _ in range(2)]
     writer.commit([d.Mutation("acme", d.CreateTask(twins[0], {}))], 1)
     other = d.Task(id="other", tenant="acme", agent="echo", spec=b"", create_ms=0)
@@ -96,12 +97,12 @@ def test_a_bug_in_the_middle_of_a_transaction_rolls_it_back(tmp_path: Path) -> N
 
 
 async def test_what_was_committed_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
-    store = SqliteTaskStore(tmp_path / "tasks.db", max_losses=MAX_LOSSES)
+    store = SqliteTaskStore(tmp_path / "tasks.db", Rules(max_losses=MAX_LOSSES))
     driver = Driver(store)
     task = await driver.started()
     await driver.do(driver.says(task, "a"))
     log = await driver.log(task)
     await store.aclose()
-    again = SqliteTaskStore(tmp_path / "tasks.db", max_losses=MAX_LOSSES, create_tables=False)
+    again = SqliteTaskStore(tmp_path / "tasks.db", Rules(max_losses=MAX_LOSSES), create_tables=False)
     assert await Driver(again).log(task) == log
     await again.aclose()

@@ -1,54 +1,33 @@
-"""Brings a database's schema up to date: numbered SQL files, each applied once and never edited again."""
+"""Brings a SQLite file's schema up to date."""
 
-import hashlib
 import sqlite3
-from dataclasses import dataclass
 from pathlib import Path
 
 from agentmesh.kit.config import database_path
-from agentmesh.kit.errors import WrongState
 from agentmesh.kit.settings import Settings
+from agentmesh_storage.adapters import migrations
+from agentmesh_storage.adapters.migrations import Applied, Migration
 
 _FOLDER = Path(__file__).parent / "migrations"
 _TABLE = """CREATE TABLE IF NOT EXISTS schema_migrations (
   version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_time TEXT NOT NULL
 )"""
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One SQL file."""
-
-    version: int
-    name: str
-    sql: str
-    checksum: str
+_RUNS_WITH = "ALTER TABLE schema_migrations ADD COLUMN runs_with INTEGER NOT NULL DEFAULT 0"
 
 
 def shipped() -> list[Migration]:
     """Return the migrations that this release ships, in order."""
-    found = []
-    for path in sorted(_FOLDER.glob("*.sql")):
-        sql = path.read_text(encoding="utf-8")
-        checksum = hashlib.sha256(sql.encode()).hexdigest()
-        found.append(Migration(int(path.stem.partition("_")[0]), path.stem, sql, checksum))
-    return found
+    return migrations.shipped(_FOLDER)
 
 
 def pending(connection: sqlite3.Connection) -> list[Migration]:
     """Return what is still to be applied; raise WrongState if the database is not of this line."""
     connection.execute(_TABLE)
-    applied = dict(connection.execute("SELECT version, checksum FROM schema_migrations").fetchall())
-    known = {migration.version: migration for migration in shipped()}
-    if applied and max(applied) > max(known):
-        raise WrongState("the database is newer than this release: run a newer agentmesh", reason="DATABASE_TOO_NEW")
-    for version, checksum in applied.items():
-        if known[version].checksum != checksum:
-            raise WrongState(
-                f"migration {version} was edited after it was applied: restore the shipped file",
-                reason="MIGRATION_EDITED",
-            )
-    return [migration for version, migration in known.items() if version not in applied]
+    if "runs_with" not in {row[1] for row in connection.execute("PRAGMA table_info(schema_migrations)")}:
+        connection.execute(_RUNS_WITH)
+        connection.execute("UPDATE schema_migrations SET runs_with = version")
+    rows = connection.execute("SELECT version, checksum, runs_with FROM schema_migrations").fetchall()
+    return migrations.lacking(shipped(), {version: Applied(checksum, oldest) for version, checksum, oldest in rows})
 
 
 def migrate(connection: sqlite3.Connection) -> list[str]:
@@ -60,8 +39,9 @@ def migrate(connection: sqlite3.Connection) -> list[str]:
             for statement in _statements(migration.sql):
                 connection.execute(statement)
             connection.execute(
-                "INSERT INTO schema_migrations VALUES (?, ?, ?, datetime('now'))",
-                (migration.version, migration.name, migration.checksum),
+                "INSERT INTO schema_migrations (version, name, checksum, applied_time, runs_with) "
+                "VALUES (?, ?, ?, datetime('now'), ?)",
+                (migration.version, migration.name, migration.checksum, migration.runs_with),
             )
             connection.execute("COMMIT")
         except BaseException:
@@ -79,11 +59,7 @@ def command(settings: Settings, action: str, dry_run: bool) -> list[dict[str, st
         done = set(migrate(connection)) if action == "up" and not dry_run else set()
     finally:
         connection.close()
-    rows = []
-    for migration in shipped():
-        status = "done" if migration.name in done else "pending" if migration.name in waiting else "applied"
-        rows.append({"name": migration.name, "status": status})
-    return rows
+    return migrations.rows(shipped(), waiting, done)
 
 
 def _statements(sql: str) -> list[str]:

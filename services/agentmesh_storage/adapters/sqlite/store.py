@@ -8,14 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agentmesh.kit.errors import MeshError, NotFound, Unavailable, WrongState
+from agentmesh.kit.errors import MeshError, NotFound, Unavailable
+from agentmesh_storage.adapters.listing import list_query
+from agentmesh_storage.adapters.migrations import check_all_applied
+from agentmesh_storage.adapters.rows import ARTIFACT_COLUMNS, TASK_COLUMNS, to_artifact, to_task
 from agentmesh_storage.adapters.sqlite.migrate import migrate, pending
-from agentmesh_storage.adapters.sqlite.rows import (
-    ARTIFACT_COLUMNS,
-    TASK_COLUMNS,
-    to_artifact,
-    to_task,
-)
+from agentmesh_storage.adapters.sqlite.pruning import prune
 from agentmesh_storage.adapters.sqlite.writer import Writer
 from agentmesh_storage.domain import (
     Artifact,
@@ -29,9 +27,11 @@ from agentmesh_storage.domain import (
     Step,
     Task,
     TaskFilter,
+    check_kept,
     head_of,
 )
-from agentmesh_storage.ports import News, Page
+from agentmesh_storage.ports import News, Page, Pruned, Retention
+from agentmesh_storage.rules import Rules
 
 T = TypeVar("T")
 
@@ -47,6 +47,7 @@ _WRITE_TIMEOUT_S = 30.0
 _MAX_PAGE_BYTES = 2 * 1024 * 1024  # a page is one gRPC message
 _ROW_BYTES = 512  # what a task's other fields take at most, about
 _LAST_SEQUENCE = 2**62
+_WAITS = "ready_ms IS NOT NULL AND due = 1"
 _CHUNKS = (
     "SELECT attempt, first_sequence, count, events FROM event_chunks "
     "WHERE task_id = ? AND first_sequence >= coalesce("
@@ -67,22 +68,20 @@ def connect(path: Path) -> sqlite3.Connection:
 class SqliteTaskStore:
     """Keeps tasks in one SQLite file. Exactly one process may have it open; the caller holds the lock."""
 
-    def __init__(self, path: Path, *, max_losses: int, create_tables: bool = True) -> None:
+    def __init__(self, path: Path, rules: Rules, *, create_tables: bool = True) -> None:
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
         self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-reader")
         connection = connect(path)
         try:
             if create_tables:
                 migrate(connection)
-            elif waiting := pending(connection):
-                raise WrongState(
-                    f"the database lacks migration {waiting[0].name}: run agentmesh migrate up", reason="NOT_MIGRATED"
-                )
+            else:
+                check_all_applied(pending(connection))
         except BaseException:
             connection.close()
             raise
         self._connection = connection
-        self._writer = Writer(connection, max_losses=max_losses)
+        self._writer = Writer(connection, rules)
         self._reader = connect(path)
         self._reader.execute("PRAGMA query_only = ON")
 
@@ -104,7 +103,7 @@ class SqliteTaskStore:
 
     async def list_tasks(self, filter: TaskFilter) -> Page:
         """See TaskStore."""
-        sql, parameters = _list_query(filter)
+        sql, parameters = list_query(filter)
         tasks, more = await self._read(self._read_page, sql, parameters, filter.page_size)
         last = tasks[-1] if more else None
         if last is None:
@@ -126,6 +125,16 @@ class SqliteTaskStore:
         sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
         rows = await self._read(lambda: self._reader.execute(sql, (json.dumps(list(task_ids)),)).fetchall())
         return [head_of(to_task(row)) for row in rows]
+
+    async def backlog(self, limit: int) -> dict[str, int]:
+        """See TaskStore."""
+        counted = f"SELECT count(*) FROM (SELECT 1 FROM tasks WHERE tenant = t.tenant AND {_WAITS} LIMIT ?)"  # noqa: S608
+        sql = f"SELECT tenant, ({counted}) FROM (SELECT DISTINCT tenant FROM tasks WHERE {_WAITS}) AS t"  # noqa: S608
+        return dict(await self._read(lambda: self._reader.execute(sql, (limit,)).fetchall()))
+
+    async def prune(self, now_ms: int, retention: Retention) -> Pruned:
+        """See TaskStore."""
+        return await self._write(prune, self._connection, now_ms, retention)
 
     async def list_agents(self) -> list[bytes]:
         """See TaskStore."""
@@ -227,6 +236,7 @@ class SqliteTaskStore:
         self._reader.execute("BEGIN")
         try:
             task = self._find_task(tenant, task_id)
+            check_kept(task, after)
             chunks: list[Chunk] = []
             size = 0
             for attempt, first, count, events in self._reader.execute(_CHUNKS, (task_id, task_id, after + 1)):
@@ -251,35 +261,3 @@ class SqliteTaskStore:
                 break
             steps.append(Step(task_id, key, sequence, record))
         return steps
-
-
-def _list_query(filter: TaskFilter) -> tuple[str, list[Any]]:
-    where, parameters = ["tenant = ?"], [filter.tenant]
-    conditions: list[tuple[bool, str, tuple[Any, ...]]] = [
-        (
-            bool(filter.states),
-            f"state IN ({', '.join('?' * len(filter.states))})",
-            tuple(map(int, filter.states)),
-        ),
-        (bool(filter.agent), "agent = ?", (filter.agent,)),
-        (bool(filter.context_id), "context_id = ? AND context_id <> ''", (filter.context_id,)),
-        (bool(filter.parent_id), "parent_id = ? AND parent_id <> ''", (filter.parent_id,)),
-        (filter.created_after_ms is not None, "create_ms >= ?", (filter.created_after_ms,)),
-        (filter.created_before_ms is not None, "create_ms < ?", (filter.created_before_ms,)),
-        (filter.by_end, "end_ms IS NOT NULL", ()),
-    ]
-    if filter.label is not None:
-        labelled = "id IN (SELECT task_id FROM task_labels WHERE tenant = ? AND name = ? AND value = ?)"
-        conditions.append((True, labelled, (filter.tenant, *filter.label)))
-    if filter.after and filter.by_end:
-        end, _, task_id = filter.after.partition(".")
-        conditions.append((True, "(end_ms, id) < (?, ?)", (int(end), task_id)))
-    elif filter.after:
-        conditions.append((True, "id < ?", (filter.after,)))
-    for holds, sql, values in conditions:
-        if holds:
-            where.append(sql)
-            parameters.extend(values)
-    order = "end_ms DESC, id DESC" if filter.by_end else "id DESC"
-    sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"  # noqa: S608
-    return sql, [*parameters, filter.page_size + 1]

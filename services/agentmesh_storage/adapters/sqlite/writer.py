@@ -5,13 +5,15 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from agentmesh.kit.errors import MeshError
-from agentmesh_storage.adapters.sqlite.rows import (
-    INSERT_TASK,
+from agentmesh_storage import claims, leases
+from agentmesh_storage.adapters.rows import (
+    CANDIDATE_COLUMNS,
+    COLUMNS,
+    MOVING,
     TASK_COLUMNS,
-    UPDATE_TASK,
     insert_values,
+    moving_values,
     to_tasks,
-    update_values,
 )
 from agentmesh_storage.domain import (
     AppendEvents,
@@ -26,30 +28,46 @@ from agentmesh_storage.domain import (
     RenewLease,
     Runner,
     SpawnTask,
-    State,
     Task,
     head_of,
 )
 from agentmesh_storage.ledger import Ledger
 from agentmesh_storage.ports import News
+from agentmesh_storage.rules import Rules
 
 _DEADLINE_GRACE_MS = 5_000  # runner and router end a task in time; storage does when both are gone
 _SWEEP_LIMIT = 500
-_CHOICE = 4  # ready tasks looked at for each slot: one that ran on the offered version goes before its equals
 _MAX_CLAIM_BYTES = 1024 * 1024  # of specs: one reply holds what one claim gives
 
+_INSERT_TASK = f"INSERT INTO tasks ({TASK_COLUMNS}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+_UPDATE_TASK = f"UPDATE tasks SET {', '.join(f'{column} = ?' for column in MOVING)} WHERE id = ?"  # noqa: S608
 _BY_ID = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
-_BY_REQUEST = f"SELECT {TASK_COLUMNS} FROM tasks WHERE tenant = ? AND request_id = ? AND request_id <> ''"  # noqa: S608
+_BY_REQUEST = (
+    f"SELECT {TASK_COLUMNS} FROM tasks "  # noqa: S608
+    "WHERE tenant = ? AND request_id = ? AND request_id <> '' AND request_open = 1"
+)
 _BY_PARENT_STEP = f"SELECT {TASK_COLUMNS} FROM tasks WHERE parent_id = ? AND parent_step = ? AND parent_id <> ''"  # noqa: S608
 _LEASED = f"SELECT {TASK_COLUMNS} FROM tasks WHERE incarnation = ? AND incarnation <> ''"  # noqa: S608
 _CHILDREN = f"SELECT {TASK_COLUMNS} FROM tasks WHERE parent_id = ? AND parent_id <> '' AND end_ms IS NULL"  # noqa: S608
-_READY = (
-    f"SELECT {TASK_COLUMNS} FROM tasks WHERE agent = ? AND ready_ms IS NOT NULL AND ready_ms <= ? "  # noqa: S608
-    "ORDER BY priority DESC, ready_ms, id LIMIT ?"
+_HIGHEST = 1_000_000  # above every priority
+_IS_DUE = "ready_ms IS NOT NULL AND due = 1"
+# One step from a (priority, tenant) to the next, past everything between.
+_NEXT_TENANT = (
+    f"SELECT -priority, tenant FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority = ? AND tenant > ? "  # noqa: S608
+    "ORDER BY tenant LIMIT 1"
 )
-_READY_AGENTS = (
-    "SELECT name FROM agents WHERE EXISTS "
-    "(SELECT 1 FROM tasks WHERE agent = name AND ready_ms IS NOT NULL AND ready_ms <= ?)"
+_NEXT_PRIORITY = (
+    f"SELECT -priority, tenant FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority > ? "  # noqa: S608
+    "ORDER BY -priority, tenant LIMIT 1"
+)
+_READY = (
+    f"SELECT {CANDIDATE_COLUMNS} FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority = ? AND tenant = ? "  # noqa: S608
+    "ORDER BY ready_ms, id LIMIT ?"
+)
+_READY_AGENTS = f"SELECT name FROM agents WHERE EXISTS (SELECT 1 FROM tasks WHERE agent = name AND {_IS_DUE})"  # noqa: S608
+_MAKE_DUE = "UPDATE tasks SET due = 1 WHERE ready_ms IS NOT NULL AND due = 0 AND ready_ms <= ?"
+_RUNNING = (
+    "SELECT tenant, agent, limited_by, count(*) FROM tasks WHERE incarnation <> '' GROUP BY tenant, agent, limited_by"
 )
 # Each part reads a partial index that holds only the tasks it is about.
 _OVERDUE = tuple(
@@ -68,9 +86,10 @@ _RUNNERS = "SELECT incarnation, name, lease_until_ms, freed FROM runners WHERE i
 class Writer:
     """Writes to one connection. Every public method is one transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, *, max_losses: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, rules: Rules) -> None:
         self._db = connection
-        self._max_losses = max_losses
+        self._rules = rules
+        self._turns = claims.Turns(rules)
 
     def commit(self, mutations: Sequence[Mutation], now_ms: int) -> tuple[list[Outcome | MeshError], News]:
         """Apply mutations in order."""
@@ -84,15 +103,17 @@ class Writer:
     def claim(self, offers: Sequence[Offer], now_ms: int) -> tuple[list[Claimed], News]:
         """Start attempts of ready tasks."""
         with _Transaction(self._db):
-            ledger = Ledger(now_ms, self._max_losses)
+            self._db.execute(_MAKE_DUE, (now_ms,))
+            ledger = Ledger(now_ms, self._rules)
             self._load_runners(ledger, {offer.incarnation for offer in offers})
             claimed: list[Claimed] = []
-            room = _MAX_CLAIM_BYTES
+            max_bytes = _MAX_CLAIM_BYTES
+            room, taken = self._room(), set[str]()
             for offer in offers:
                 # A lease that was lost meanwhile is never swept again: nobody would miss what it gets.
-                if ledger.lives(offer.incarnation) and room > 0:
-                    given = self._start_attempts(ledger, offer, room)
-                    room -= sum(len(claim.task.spec) for claim in given)
+                if ledger.lives(offer.incarnation) and max_bytes > 0:
+                    given = self._start_attempts(ledger, offer, room, taken, max_bytes)
+                    max_bytes -= sum(len(claim.task.spec) for claim in given)
                     claimed.extend(given)
             self._settle(ledger)
             self._write(ledger)
@@ -101,10 +122,11 @@ class Writer:
     def sweep(self, now_ms: int, *, expire_leases: bool) -> News:
         """Free runners, end overdue tasks, look for ready work."""
         with _Transaction(self._db):
-            ledger = Ledger(now_ms, self._max_losses)
+            self._db.execute(_MAKE_DUE, (now_ms,))
+            ledger = Ledger(now_ms, self._rules)
             if expire_leases:
                 for row in self._db.execute(_EXPIRED_RUNNERS, (now_ms,)).fetchall():
-                    ledger.free(_runner(row))
+                    leases.free(ledger, _runner(row))
             parameters = {"now": now_ms, "grace": _DEADLINE_GRACE_MS}
             overdue = [task for sql in _OVERDUE for task in to_tasks(self._db.execute(sql, parameters))]
             ledger.tasks.update((task.id, task) for task in overdue)
@@ -113,7 +135,7 @@ class Writer:
                 ledger.expire_if_due(task)
             self._settle(ledger)
             self._write(ledger)
-            ready = {agent for (agent,) in self._db.execute(_READY_AGENTS, (now_ms,))}
+            ready = {agent for (agent,) in self._db.execute(_READY_AGENTS)}
         news = _news(ledger)
         news.ready_agents |= ready
         return news
@@ -123,28 +145,61 @@ class Writer:
         with _Transaction(self._db):
             return self._db.execute(sql, parameters).fetchall()
 
-    def _start_attempts(self, ledger: Ledger, offer: Offer, max_bytes: int) -> list[Claimed]:
-        # Those of earlier offers are still ready in the table, and some are looked at only to choose among equals.
-        limit = offer.slots * _CHOICE + len(ledger.tasks)
-        ready = to_tasks(self._db.execute(_READY, (offer.agent, ledger.now_ms, limit)))
-        ready = [task for task in ready if task.id not in ledger.tasks]
-        ready.sort(key=lambda task: (-task.priority, task.agent_version not in ("", offer.agent_version)))
-        ready = ready[: offer.slots]
-        self._load_ids(ledger, {task.parent_id for task in ready if task.parent_id})
+    def _room(self) -> claims.Room:
+        room = claims.Room(self._rules)
+        for tenant, agent, limited_by, count in self._db.execute(_RUNNING) if self._rules.any_bound else ():
+            room.add(agent, tenant, limited_by, count)
+        return room
+
+    def _start_attempts(
+        self, ledger: Ledger, offer: Offer, room: claims.Room, taken: set[str], max_bytes: int
+    ) -> list[Claimed]:
+        chosen = [candidate.id for candidate in self._choose(claims.rounds(offer, room, self._turns, taken))]
+        self._load_ids(ledger, set(chosen))
+        self._load_ids(ledger, {ledger.tasks[i].parent_id for i in chosen if ledger.tasks[i].parent_id})
         claimed = []
-        for task in self._adopt(ledger, ready):
+        for task in [ledger.tasks[task_id] for task_id in chosen]:
             if max_bytes <= 0:
                 break
             if not ledger.expire_if_due(task):
-                chunk = ledger.start_attempt(task, Claim(offer.incarnation, offer.agent_version))
+                chunk = ledger.start_attempt(task, Claim(offer.incarnation, offer.agent_version, offer.router))
                 claimed.append(Claimed(task, chunk))
                 max_bytes -= len(task.spec)
         return claimed
 
+    def _choose(self, rounds: claims.Rounds) -> list[claims.Candidate]:
+        """Answer what the choice asks until it is made."""
+        try:
+            asked = next(rounds)
+            while True:
+                asked = rounds.send(self._answer(asked))
+        except StopIteration as made:
+            chosen: list[claims.Candidate] = made.value
+            return chosen
+
+    def _answer(self, asked: claims.Asked) -> claims.Pairs | list[claims.Candidate]:
+        if isinstance(asked, claims.ListTenants):
+            return self._waiting_tenants(asked.agent)
+        found = []
+        for tenant in asked.tenants:
+            found += self._db.execute(_READY, (asked.agent, -asked.priority, tenant, asked.limit)).fetchall()
+        return [claims.Candidate(*row) for row in found]
+
+    def _waiting_tenants(self, agent: str) -> list[tuple[int, str]]:
+        pairs: list[tuple[int, str]] = []
+        at = self._db.execute(_NEXT_PRIORITY, (agent, -_HIGHEST)).fetchone()
+        while at is not None and len(pairs) < claims.MAX_TENANTS:
+            urgency, tenant = at
+            pairs.append((-urgency, tenant))
+            at = self._db.execute(_NEXT_TENANT, (agent, urgency, tenant)).fetchone()
+            if at is None:
+                at = self._db.execute(_NEXT_PRIORITY, (agent, urgency)).fetchone()
+        return pairs
+
     # -- rows in -----------------------------------------------------------------------------------------
 
     def _load(self, mutations: Sequence[Mutation], now_ms: int) -> Ledger:
-        ledger = Ledger(now_ms, self._max_losses)
+        ledger = Ledger(now_ms, self._rules)
         ids: set[str] = set()
         incarnations: set[str] = set()
         for mutation in mutations:
@@ -207,11 +262,13 @@ class Writer:
         """Take tasks from freed runners and stop the children of tasks that ended badly."""
         for incarnation in ledger.freed:
             for task in self._leased(ledger, incarnation):
-                ledger.lose(task)
-        for sync in ledger.synced:
-            for task in self._leased(ledger, sync.incarnation):
-                if task.id not in sync.running:
-                    ledger.hand_back(task)
+                leases.lose(ledger, task)
+        for router, sync in ledger.synced:
+            held = self._leased(ledger, sync.incarnation)
+            self._load_runners(ledger, {task.router for task in held} - ledger.runners.keys())
+            for task in held:
+                if leases.is_stray(ledger, task, router, sync):
+                    leases.hand_back(ledger, task)
         position = 0
         while position < len(ledger.ended_badly):
             parent_id = ledger.ended_badly[position]
@@ -236,7 +293,7 @@ class Writer:
     def _write(self, ledger: Ledger) -> None:
         db = self._db
         if ledger.created:
-            db.executemany(INSERT_TASK, [insert_values(c.task) for c in ledger.created.values()])
+            db.executemany(_INSERT_TASK, [insert_values(c.task) for c in ledger.created.values()])
             labels = [
                 (c.task.tenant, name, value, c.task.id)
                 for c in ledger.created.values()
@@ -244,9 +301,9 @@ class Writer:
             ]
             if labels:
                 db.executemany("INSERT INTO task_labels VALUES (?, ?, ?, ?)", labels)
-        changed = [update_values(t) for t in ledger.changed.values() if t.id not in ledger.created]
+        changed = [(*moving_values(t), t.id) for t in ledger.changed.values() if t.id not in ledger.created]
         if changed:
-            db.executemany(UPDATE_TASK, changed)
+            db.executemany(_UPDATE_TASK, changed)
         if ledger.chunks:
             db.executemany(
                 "INSERT INTO event_chunks (task_id, first_sequence, attempt, count, events) VALUES (?, ?, ?, ?, ?)",
@@ -306,6 +363,6 @@ def _news(ledger: Ledger) -> News:
     for task_id in {chunk.task_id for chunk in ledger.chunks} | set(ledger.changed):
         task = ledger.tasks[task_id]
         news.heads.append(head_of(task, ledger.origins.get(task_id, "")))
-        if task.state is State.SUBMITTED and task.ready_ms is not None and task.ready_ms <= ledger.now_ms:
+        if task.due:
             news.ready_agents.add(task.agent)
     return news

@@ -373,8 +373,8 @@ Global___AppendEvents: _TypeAlias = AppendEvents  # noqa: Y015
 
 @_typing.final
 class RenewLease(_message.Message):
-    """RenewLease says that a runner lives. A new incarnation of a name frees the
-    older ones.
+    """RenewLease says that a runner, or a router, lives. A new incarnation of a
+    name frees the older ones.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -430,7 +430,8 @@ Global___FreeRunner: _TypeAlias = FreeRunner  # noqa: Y015
 @_typing.final
 class SyncRunner(_message.Message):
     """SyncRunner hands back the tasks that a runner should work on and does not:
-    their assignment was lost on the way. It costs them no retry.
+    their assignment was lost on the way. It costs them no retry. Only tasks are
+    meant that this router assigned, or one that is gone.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -441,7 +442,7 @@ class SyncRunner(_message.Message):
     """The runner's incarnation."""
     @_builtins.property
     def running_task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it works on."""
+        """What it works on for this router, or is about to."""
 
     def __init__(
         self,
@@ -967,8 +968,11 @@ class ClaimTasksRequest(_message.Message):
 
     REQUEST_NUMBER_FIELD_NUMBER: _builtins.int
     OFFERS_FIELD_NUMBER: _builtins.int
+    ROUTER_ID_FIELD_NUMBER: _builtins.int
     request_number: _builtins.int
     """Comes back in the reply."""
+    router_id: _builtins.str
+    """The router that asks."""
     @_builtins.property
     def offers(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotOffer]:
         """The agents to claim for."""
@@ -978,10 +982,11 @@ class ClaimTasksRequest(_message.Message):
         *,
         request_number: _builtins.int = ...,
         offers: _abc.Iterable[Global___SlotOffer] | None = ...,
+        router_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offers", b"offers", "request_number", b"request_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offers", b"offers", "request_number", b"request_number", "router_id", b"router_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

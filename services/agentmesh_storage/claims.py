@@ -1,0 +1,156 @@
+"""Which waiting tasks get the free slots: by priority, then by turns between tenants, within every bound.
+
+Pure: `rounds` says which rows it needs to see, and the adapter that drives it reads them. It looks at the first tasks
+of each tenant in turn and never through a tenant's whole queue.
+"""
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from agentmesh_storage.domain import Offer, Task
+from agentmesh_storage.rules import Rules
+
+CHOICE = 4  # tasks looked at for each slot: one that ran on the offered version goes before its equals
+MAX_TENANTS = 256  # looked at in one claim; the turn begins after the last one served
+_MAX_LOOK = 1024  # tasks of one tenant looked at, if its first ones are bounded
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What is looked at of a waiting task."""
+
+    id: str
+    tenant: str
+    priority: int
+    agent_version: str
+    limited_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListTenants:
+    """Asks for (priority, tenant) of an agent's due tasks: each pair once, highest priority first, then by tenant."""
+
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListReady:
+    """Asks for the first `limit` due tasks of each of these tenants at one priority, longest due first."""
+
+    agent: str
+    priority: int
+    tenants: Sequence[str]
+    limit: int
+
+
+Asked = ListTenants | ListReady
+Pairs = Sequence[tuple[int, str]]
+Rounds = Generator[Asked, "Pairs | Sequence[Candidate]", list[Candidate]]
+
+
+@dataclass(slots=True)
+class Room:
+    """How many more tasks may run, by tenant, agent, and label value of a tenant; counts what is chosen."""
+
+    rules: Rules
+    by_tenant: dict[str, int] = field(default_factory=dict)
+    by_agent: dict[str, int] = field(default_factory=dict)
+    by_label: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def tenant_has(self, tenant: str) -> bool:
+        """Say whether a tenant may run one more task."""
+        bound = self.rules.running_of(tenant)
+        return not bound or self.by_tenant.get(tenant, 0) < bound
+
+    def has(self, agent: str, candidate: Candidate) -> bool:
+        """Say whether this task may run now."""
+        bound = self.rules.agents.get(agent, 0)
+        if bound and self.by_agent.get(agent, 0) >= bound:
+            return False
+        for label in candidate.limited_by.splitlines():
+            bound = self.rules.labels.get(label.partition("=")[0], 0)
+            if bound and self.by_label.get((candidate.tenant, label), 0) >= bound:
+                return False
+        return self.tenant_has(candidate.tenant)
+
+    def add(self, agent: str, tenant: str, limited_by: str, count: int = 1) -> None:
+        """Count tasks that run, or are about to."""
+        self.by_tenant[tenant] = self.by_tenant.get(tenant, 0) + count
+        self.by_agent[agent] = self.by_agent.get(agent, 0) + count
+        for label in limited_by.splitlines():
+            self.by_label[tenant, label] = self.by_label.get((tenant, label), 0) + count
+
+
+class Turns:
+    """Whose turn it is, by agent: weighted round robin that goes on where the last claim stopped."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._last: dict[str, tuple[str, int]] = {}  # the tenant served last, and how much of its turn is left
+
+    def order(self, agent: str, tenants: Iterable[str]) -> list[str]:
+        """Put tenants in the order of their turns."""
+        last, left = self._last.get(agent, ("", 0))
+        return sorted(tenants, key=lambda tenant: (not (tenant > last or (tenant == last and left > 0)), tenant))
+
+    def left(self, agent: str, tenant: str) -> int:
+        """Return how many tasks a tenant may take before the next one's turn."""
+        last, left = self._last.get(agent, ("", 0))
+        return left if tenant == last and left > 0 else self._rules.weight_of(tenant)
+
+    def served(self, agent: str, tenant: str, left: int) -> None:
+        """Note who was served last."""
+        self._last[agent] = (tenant, left)
+
+
+def rounds(offer: Offer, room: Room, turns: Turns, taken: set[str]) -> Rounds:
+    """Choose tasks for an offer; `taken` are ids that the rows still show as waiting, and gets the chosen ones."""
+    chosen: list[Candidate] = []
+    pairs: Pairs = yield ListTenants(offer.agent)  # type: ignore[assignment]
+    for priority, group in groupby(pairs, key=lambda pair: pair[0]):
+        tenants = [tenant for _, tenant in group if room.tenant_has(tenant)]
+        look = max(CHOICE, -(-(offer.slots - len(chosen)) * CHOICE // max(1, len(tenants)))) + len(taken)
+        while tenants and len(chosen) < offer.slots and look <= _MAX_LOOK + len(taken):
+            found: Sequence[Candidate] = yield ListReady(offer.agent, priority, tenants, look)  # type: ignore[assignment]
+            queues: dict[str, list[Candidate]] = {tenant: [] for tenant in tenants}
+            for candidate in found:
+                queues[candidate.tenant].append(candidate)
+            cut = [tenant for tenant, queue in queues.items() if len(queue) >= look]
+            chosen += _share(offer, queues, offer.slots - len(chosen), room, turns, taken)
+            tenants = [tenant for tenant in cut if room.tenant_has(tenant)]
+            look *= 4
+        if len(chosen) >= offer.slots:
+            break
+    return chosen
+
+
+def _share(
+    offer: Offer, queues: dict[str, list[Candidate]], slots: int, room: Room, turns: Turns, taken: set[str]
+) -> list[Candidate]:
+    """Give slots out by turns; what may not run now is passed over."""
+    agent, versions = offer.agent, ("", offer.agent_version)
+    waiting = {
+        tenant: sorted((c for c in queue if c.id not in taken), key=lambda c: c.agent_version not in versions)[::-1]
+        for tenant, queue in queues.items()
+    }
+    chosen: list[Candidate] = []
+    while len(chosen) < slots and any(waiting.values()):
+        for tenant in turns.order(agent, [tenant for tenant, queue in waiting.items() if queue]):
+            queue, left = waiting[tenant], turns.left(agent, tenant)
+            while queue and left > 0 and len(chosen) < slots:
+                candidate = queue.pop()
+                if room.has(agent, candidate):
+                    room.add(agent, tenant, candidate.limited_by)
+                    taken.add(candidate.id)
+                    chosen.append(candidate)
+                    left -= 1
+                    turns.served(agent, tenant, left)
+            if len(chosen) >= slots:
+                break
+    return chosen
+
+
+def claimable(task: Task, now_ms: int) -> bool:
+    """Say whether a task that was chosen still waits, once its row is locked."""
+    return task.due and task.ready_ms is not None and task.ready_ms <= now_ms and not task.incarnation

@@ -1,0 +1,117 @@
+"""The rules of leases, pure: who lives, who is gone, and what becomes of the tasks of those who are.
+
+Routers hold leases like runners, so that what a dead one had claimed and not yet assigned can be handed back.
+"""
+
+from typing import TYPE_CHECKING
+
+from agentmesh.kit import errors
+from agentmesh_storage import events
+from agentmesh_storage.domain import (
+    AnnounceAgents,
+    FreeRunner,
+    Mutation,
+    Outcome,
+    RenewLease,
+    Runner,
+    State,
+    SyncRunner,
+    Task,
+)
+
+if TYPE_CHECKING:
+    from agentmesh_storage.ledger import Ledger
+
+_LOSS_BACKOFF_MS = 250  # doubles with each lost lease, to at most _LOSS_BACKOFF_MAX_MS
+_LOSS_BACKOFF_MAX_MS = 10_000
+
+
+def renew(ledger: "Ledger", mutation: Mutation) -> Outcome:
+    """Keep a lease, or begin one; a new incarnation of a name frees the older ones."""
+    change = mutation.change
+    assert isinstance(change, RenewLease)
+    until = ledger.now_ms + change.ttl_ms
+    runner = ledger.runners.get(change.incarnation)
+    if runner is None:
+        for other in [r for r in ledger.runners.values() if r.name == change.name and not r.freed]:
+            free(ledger, other)
+        runner = ledger.runners[change.incarnation] = Runner(change.incarnation, change.name, until)
+    elif runner.freed:
+        raise errors.StaleAttempt("the lease was lost", reason="LEASE_LOST")
+    runner.lease_until_ms = until
+    ledger.changed_runners[runner.incarnation] = runner
+    return Outcome()
+
+
+def free_runner(ledger: "Ledger", mutation: Mutation) -> Outcome:
+    """End a lease that somebody knows to be over."""
+    change = mutation.change
+    assert isinstance(change, FreeRunner)
+    runner = ledger.runners.get(change.incarnation)
+    if runner is not None and not runner.freed:
+        free(ledger, runner)
+    return Outcome()
+
+
+def free(ledger: "Ledger", runner: Runner) -> None:
+    """Take a lease away; the adapter then calls `lose` for each of the runner's tasks."""
+    runner.freed = True
+    ledger.changed_runners[runner.incarnation] = runner
+    ledger.freed.append(runner.incarnation)
+
+
+def sync(ledger: "Ledger", mutation: Mutation) -> Outcome:
+    """Note what a router says that a runner works on; the adapter then calls `hand_back` for each stray."""
+    change = mutation.change
+    assert isinstance(change, SyncRunner)
+    ledger.synced.append((mutation.origin, change))
+    return Outcome()
+
+
+def announce(ledger: "Ledger", mutation: Mutation) -> Outcome:
+    """Take in what a runner serves."""
+    change = mutation.change
+    assert isinstance(change, AnnounceAgents)
+    ledger.agents.extend(change.agents)
+    return Outcome()
+
+
+def is_stray(ledger: "Ledger", task: Task, router: str, change: SyncRunner) -> bool:
+    """Say whether a task is leased to a runner that nobody told of it.
+
+    Another router that lives may have claimed it a moment ago: what it assigns is its own business.
+    """
+    if task.id in change.running:
+        return False
+    return task.router in ("", router) or not ledger.lives(task.router)
+
+
+def hand_back(ledger: "Ledger", task: Task) -> None:
+    """Make a task ready again whose runner never began it; this costs it nothing."""
+    task.losses -= 1
+    lose(ledger, task)
+
+
+def lose(ledger: "Ledger", task: Task) -> None:
+    """Take a task from a runner that is gone."""
+    task.incarnation = ""
+    task.losses += 1
+    ledger.changed[task.id] = task
+    ledger.credit(task.id, "")
+    if task.cancel_ms is not None:
+        ledger.finish(task, State.CANCELED)
+    elif task.losses > ledger.rules.max_losses:
+        error = errors.Unavailable("the task lost its runner too often", reason="ATTEMPTS_EXHAUSTED")
+        ledger.finish(task, State.FAILED, _status(error))
+    elif task.state is not State.INPUT_REQUIRED:
+        wait = min(_LOSS_BACKOFF_MS << (task.losses - 1), _LOSS_BACKOFF_MAX_MS) if task.losses > 1 else 0
+        task.state = State.SUBMITTED
+        ledger.make_ready(task, ledger.now_ms + wait)
+        error = errors.Unavailable("the runner was lost", reason="LEASE_LOST")
+        text = events.state_changed(State.SUBMITTED, ledger.now_ms, _status(error), task.ready_ms)
+        ledger.say(task, 0, 1, text)
+
+
+def _status(error: errors.MeshError) -> bytes:
+    data: bytes = errors.to_status(error).SerializeToString()
+    return data
