@@ -16,6 +16,11 @@ _TETHER = 'read -r _; kill -9 "$1"'
 _POLL_S = 0.02
 
 
+def as_user(user: int | None) -> dict[str, Any]:
+    """Return what subprocess needs to run something as another user; nothing for None."""
+    return {} if user is None else {"user": user, "group": user, "extra_groups": []}
+
+
 class Daemon:
     """A process that can be started again and again with the same command; its output goes to `log`."""
 
@@ -40,9 +45,6 @@ class Daemon:
         """Start it; it must not be running."""
         assert not self.running, f"{self.command[0]} is running"
         self._let_go()
-        as_user: dict[str, Any] = (
-            {} if self._user is None else {"user": self._user, "group": self._user, "extra_groups": []}
-        )
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command,
@@ -52,7 +54,7 @@ class Daemon:
                 env=self.environment,
                 cwd=self.folder,
                 start_new_session=True,
-                **as_user,
+                **as_user(self._user),
             )
         tether = ["/bin/sh", "-c", _TETHER, "tether", str(self._process.pid)]
         self._tether = subprocess.Popen(tether, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, as_user
 from tests.support.needs import missing
 from tests.support.ports import free_ports
 
@@ -136,13 +136,9 @@ class Postgres:
     def _make_cluster(self) -> None:
         password = self._folder / "password"
         password.write_text(_PASSWORD)
-        as_user: dict[str, Any] = (
-            {} if self._user is None else {"user": self._user, "group": self._user, "extra_groups": []}
-        )
         command = [str(self._binaries / "initdb"), "-D", str(self._data), "-U", _USER, "--no-sync"]
         command += [f"--pwfile={password}", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"]
-        made = subprocess.run(
-            command, cwd=self._folder, capture_output=True, text=True, timeout=60, check=False, **as_user
-        )
+        where = {"cwd": self._folder, **as_user(self._user)}
+        made = subprocess.run(command, capture_output=True, text=True, check=False, **where)
         if made.returncode:
             raise RuntimeError(f"initdb: {made.stdout}{made.stderr}")
