@@ -69,6 +69,12 @@ async def ask(connection: Connection, line: bytes) -> bytes:
     raise ConnectionResetError
 
 
+async def ask_anew(proxy: FaultProxy, line: bytes) -> bytes:
+    """Ask over a connection of its own, which may be reset before it is open."""
+    async with connected(proxy) as connection:
+        return await ask(connection, line)
+
+
 async def test_a_healthy_proxy_forwards_both_ways() -> None:
     async with proxied() as (proxy, server), connected(proxy) as connection:
         assert await ask(connection, b"one\n") == b"one\n"
@@ -120,13 +126,11 @@ async def test_a_reset_ends_open_connections_and_no_new_one() -> None:
 async def test_refusing_ends_new_connections_too() -> None:
     async with proxied() as (proxy, server):
         proxy.refuse()
-        async with connected(proxy) as connection:
-            with pytest.raises(ConnectionResetError):
-                await ask(connection, b"one\n")
+        with pytest.raises(ConnectionResetError):
+            await ask_anew(proxy, b"one\n")
         assert server.heard == []
         proxy.heal()
-        async with connected(proxy) as connection:
-            assert await ask(connection, b"two\n") == b"two\n"
+        assert await ask_anew(proxy, b"two\n") == b"two\n"
 
 
 async def test_a_half_closed_connection_still_carries_requests() -> None:
@@ -160,7 +164,5 @@ async def test_a_dropped_reply_leaves_the_request_done() -> None:
 
 
 async def test_connections_to_a_server_that_is_gone_are_closed() -> None:
-    with FaultProxy("127.0.0.1:1") as proxy:
-        async with connected(proxy) as connection:
-            with pytest.raises(ConnectionResetError):
-                await ask(connection, b"one\n")
+    with FaultProxy("127.0.0.1:1") as proxy, pytest.raises(ConnectionResetError):
+        await ask_anew(proxy, b"one\n")
