@@ -1,6 +1,7 @@
 """Reads a task's log over raw gRPC through every fault, and holds it against the promises."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import grpc
@@ -15,12 +16,16 @@ _BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCo
 _TERMINAL = (3, 4, 5, 7)
 
 
+Entry = tuple[int, int, events_pb2.TaskEvent]
+"""Sequence, attempt, event."""
+
+
 @dataclass
 class Log:
     """A task's events as a reader saw them: (sequence, attempt, event), each checked to be the next one."""
 
     task_id: str = ""
-    entries: list[tuple[int, int, events_pb2.TaskEvent]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
     reconnects: int = 0
 
     @property
@@ -53,20 +58,30 @@ class Log:
             self.entries.append((sequence, chunk.attempt, event))
 
     def folded(self) -> list[events_pb2.TaskEvent]:
-        """Fold by the rule of the contract: see AttemptStarted in events.proto."""
-        kept: list[tuple[int, int, events_pb2.TaskEvent]] = []
-        for sequence, attempt, event in self.entries:
-            if event.HasField("attempt_started"):
-                after = event.attempt_started.supersedes_after_sequence
-                done = {e.step_completed.key for s, _, e in kept if s <= after and e.HasField("step_completed")}
-                kept = [(s, a, e) for s, a, e in kept if a == 0 or (s <= after and (not e.step or e.step in done))]
-            kept.append((sequence, attempt, event))
-        return [event for _, _, event in kept]
+        """Return the events that still hold."""
+        return fold(self.entries)
 
     def messages(self, *, folded: bool = True) -> list[str]:
         """Return the texts of whole messages."""
         events = self.folded() if folded else [event for _, _, event in self.entries]
-        return [event.message.parts[0].text for event in events if event.HasField("message")]
+        return [text_of(event) for event in events if event.HasField("message")]
+
+
+def fold(entries: Iterable[Entry]) -> list[events_pb2.TaskEvent]:
+    """Fold by the rule of the contract, apart from the client's own code: see AttemptStarted in events.proto."""
+    kept: list[Entry] = []
+    for sequence, attempt, event in entries:
+        if event.HasField("attempt_started"):
+            after = event.attempt_started.supersedes_after_sequence
+            done = {e.step_completed.key for s, a, e in kept if (s <= after or not a) and e.HasField("step_completed")}
+            kept = [(s, a, e) for s, a, e in kept if a == 0 or (s <= after and (not e.step or e.step in done))]
+        kept.append((sequence, attempt, event))
+    return [event for _, _, event in kept]
+
+
+def text_of(event: events_pb2.TaskEvent) -> str:
+    """Return the text of a message."""
+    return str(event.message.parts[0].text)
 
 
 def echo(prompt: str = "hello", **parameters: object) -> task_pb2.TaskSpec:
