@@ -36,7 +36,6 @@ class Running:
         self.token = assignment.token
         self.log = AttemptLog(assignment.task_id, assignment.attempt)
         self.stop_reason: int = 0
-        self.passivating = False
         self.waiting_since: float | None = None
         self.awaited: Sequence[str] = ()
         self.spawns: list[pb.SpawnChild] = []
@@ -54,6 +53,11 @@ class Running:
         self._children: dict[str, asyncio.Future[task_pb2.Task]] = {}
         self._step_of: dict[str, str] = {}
         self._inputs: dict[str, asyncio.Future[types_pb2.Message]] = {}
+
+    @property
+    def takes_slot(self) -> bool:
+        """Whether the attempt is at work: it has not ended, and does not wait."""
+        return not self.log.ended and self.waiting_since is None
 
     # -- the port Mesh --------------------------------------------------------------------------------------
 

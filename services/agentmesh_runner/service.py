@@ -1,23 +1,25 @@
 """The runner: runs attempts for its routers, keeps its lease, drains."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as pb
 from agentmesh.api.task.v1 import task_pb2
 from agentmesh.kit import telemetry
-from agentmesh.kit.errors import DeadlineExceeded, MeshError, Unavailable
+from agentmesh.kit.errors import MeshError, Unavailable
 from agentmesh.kit.ids import incarnation_of
+from agentmesh_runner import stopping
 from agentmesh_runner.execution import execute, failed
 from agentmesh_runner.hosts import HostPool
+from agentmesh_runner.lease import Lease
 from agentmesh_runner.ports import Artifacts, Models
 from agentmesh_runner.registry import Registry
+from agentmesh_runner.routers import Routers
 from agentmesh_runner.running import Running
 from agentmesh_runner.session import Session
+from agentmesh_runner.stopping import Stop
 
 log = telemetry.logger(__name__)
-
-Stop = pb.StopAttempt
 
 PASSIVATE_AFTER_S = 30.0
 _TICK_S = 0.25
@@ -25,7 +27,7 @@ _LAST_WORDS_S = 5.0
 
 
 class RunnerService:
-    """Owns every attempt here. Times are seconds of the loop's monotonic clock."""
+    """Owns every attempt here. Times are monotonic seconds, as the lease counts them."""
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class RunnerService:
         slots: int,
         lease_ttl_s: float,
         heartbeat_s: float,
+        lease: Lease | None = None,
     ) -> None:
         self._name = name
         self._registry = registry
@@ -48,10 +51,11 @@ class RunnerService:
         self._lease_ttl_s = lease_ttl_s
         self._heartbeat_s = heartbeat_s
         self.incarnation = incarnation_of(name)
-        self._lease_until = 0.0
-        self._sessions: set[Session] = set()
+        self._lease = lease or Lease()
+        self._next_beat = 0.0
+        self._agent_slots = {agent.name: hosts.limit for agent in registry.classes if not agent.inline}
+        self._routers = Routers(self._hello, self._agent_slots)
         self._running: dict[str, Running] = {}
-        self._session_of: dict[str, Session] = {}
         self._draining = False
 
     def agents(self) -> list[task_pb2.Agent]:
@@ -62,42 +66,27 @@ class RunnerService:
 
     def connect(self, router: pb.RouterHello) -> Session:
         """Begin to speak with a router; attempts that nobody speaks for are offered to it."""
-        for older in [session for session in self._sessions if session.router_id == router.router_id]:
-            self.disconnect(older)  # the router has left that stream, though this side did not notice yet
-        session = Session(router.router_id)
-        self._sessions.add(session)
-        orphans = [running for task_id, running in self._running.items() if task_id not in self._session_of]
-        loop = asyncio.get_running_loop()
-        session.beat(loop.time(), draining=False)
-        self._lease_until = max(self._lease_until, loop.time() + self._lease_ttl_s)
-        hello = pb.RunnerHello(
-            name=self._name,
-            incarnation=self.incarnation,
-            slots=self._slots,
-            agents=self.agents(),
-            running=[
-                pb.Resume(
-                    task_id=running.task_id,
-                    attempt=running.attempt,
-                    acked_offset=running.log.acked_offset,
-                    tenant=running.assignment.tenant,
-                )
-                for running in orphans
-            ],
-            agent_slots={a.name: self._hosts.limit for a in self._registry.classes if not a.inline},
-        )
-        session.put(pb.ExecuteTasksResponse(hello=hello))
+        self._keep_lease()
+        now = self._lease.now()
+        if not self._running:
+            self._lease.extend(now + self._lease_ttl_s)  # there is nothing that anybody else could have by now
+        session = self._routers.join(router.router_id, self._running.values())
+        session.beat(now, draining=False)
+        if self._draining:
+            session.beat(now, draining=True)
         return session
 
     def disconnect(self, session: Session) -> None:
-        """Stop speaking with a router; its attempts go on and wait for the next."""
-        session.close()
-        self._sessions.discard(session)
-        for task_id in session.attempts:
-            self._session_of.pop(task_id, None)
+        """Stop speaking with a router; its attempts go on, with another or with the next."""
+        self._routers.leave(session)
 
     def hear(self, session: Session, message: pb.ExecuteTasksRequest) -> None:
         """Take in what a router says."""
+        if message.HasField("lease"):
+            self._leased(session, message.lease)
+        self._keep_lease()
+        if not session.open:
+            return
         for ack in message.acks:
             self._acked(ack)
         for assignment in message.assignments:
@@ -117,8 +106,24 @@ class RunnerService:
         for renewed in message.tokens:
             if (running := self._find(renewed.task_id, renewed.attempt)) is not None:
                 running.token = renewed.token
-        if message.HasField("lease"):
-            self._leased(session, message.lease)
+
+    def _hello(self, attempts: Sequence[Running]) -> pb.RunnerHello:
+        return pb.RunnerHello(
+            name=self._name,
+            incarnation=self.incarnation,
+            slots=self._slots,
+            agents=self.agents(),
+            running=[
+                pb.Resume(
+                    task_id=running.task_id,
+                    attempt=running.attempt,
+                    acked_offset=running.log.acked_offset,
+                    tenant=running.assignment.tenant,
+                )
+                for running in attempts
+            ],
+            agent_slots=self._agent_slots,
+        )
 
     # -- attempts -----------------------------------------------------------------------------------------
 
@@ -127,9 +132,13 @@ class RunnerService:
         if older is not None:
             if older.attempt >= assignment.attempt:
                 return
-            self._drop(older)
+            self._drop(older, Stop.REASON_STALE)
         running = self.make(assignment, self._speak)
         self._own(session, running)
+        if self._draining or self._lease.over:
+            # What lay in the socket for too long may be somebody else's by now: then nobody hears this.
+            running.end(pb.Outcome(released=pb.Outcome.Release()))
+            return
         running.task = asyncio.create_task(self.run(running))
 
     def make(self, assignment: pb.Assignment, speak: Callable[[Running], None]) -> Running:
@@ -141,9 +150,9 @@ class RunnerService:
         try:
             outcome = await self._execute(running)
         except asyncio.CancelledError:
-            if running.stop_reason == Stop.REASON_STALE:
+            if running.stop_reason in stopping.SILENT:
                 return
-            outcome = self._stopped(running)
+            outcome = stopping.outcome_of(running)
             await running.stop_calls()
         except Exception as error:
             log.error("attempt_died", task_id=running.task_id, exc_info=error)
@@ -159,21 +168,6 @@ class RunnerService:
         if agent.inline:
             return await execute(agent, running.assignment, running)
         return await self._hosts.execute(running)
-
-    @staticmethod
-    def _stopped(running: Running) -> pb.Outcome:
-        if not running.stop_reason:
-            return failed(Unavailable("the agent let itself be canceled", reason="AGENT_FAILED"))
-        if running.passivating:
-            return pb.Outcome(released=pb.Outcome.Release(passivate=True, awaited_task_ids=running.awaited))
-        if running.stop_reason == Stop.REASON_DEADLINE:
-            late = DeadlineExceeded("the task ran out of time", reason="TASK_TIMEOUT")
-            return failed(late, non_retryable=True)
-        if running.stop_reason == _HAND_BACK:
-            return pb.Outcome(released=pb.Outcome.Release())
-        if running.stop_reason == _IDLE:
-            return failed(DeadlineExceeded("the task said nothing for too long", reason="IDLE_TIMEOUT"))
-        return pb.Outcome(canceled=pb.Outcome.Canceled())
 
     def _add_journal(self, page: pb.JournalPage) -> None:
         running = self._find(page.task_id, page.attempt)
@@ -207,105 +201,100 @@ class RunnerService:
         if running is None:
             return
         if stop.reason == Stop.REASON_STALE:
-            self._drop(running)
+            self._drop(running, Stop.REASON_STALE)
         else:
             running.stop(stop.reason)
 
-    def _drop(self, running: Running) -> None:
+    def _drop(self, running: Running, reason: int) -> None:
         self._forget(running)
-        running.stop(Stop.REASON_STALE)
+        running.stop(reason)
 
     def _own(self, session: Session, running: Running) -> None:
         self._running[running.task_id] = running
-        old = self._session_of.get(running.task_id)
-        if old is not None:
-            old.attempts.pop(running.task_id, None)
-        self._session_of[running.task_id] = session
-        session.attempts[running.task_id] = running
+        self._routers.own(session, running)
 
     def _forget(self, running: Running) -> None:
         if self._running.get(running.task_id) is running:
             del self._running[running.task_id]
-            session = self._session_of.pop(running.task_id, None)
-            if session is not None:
-                session.attempts.pop(running.task_id, None)
+            self._routers.forget(running)
 
     def _find(self, task_id: str, attempt: int) -> Running | None:
         running = self._running.get(task_id)
         return running if running is not None and running.attempt == attempt else None
 
     def _speak(self, running: Running) -> None:
-        session = self._session_of.get(running.task_id)
-        if session is not None and self._running.get(running.task_id) is running:
-            session.speak(running)
+        if self._running.get(running.task_id) is running:
+            self._routers.speak(running)
 
     # -- time ---------------------------------------------------------------------------------------------
 
     async def keep_time(self) -> None:
-        """Send heartbeats, watch the lease, park what waits and stop what idles, until cancelled."""
-        loop = asyncio.get_running_loop()
-        next_beat = 0.0
+        """Look at the time again and again, until cancelled."""
         while True:
-            now = loop.time()
-            if self._running and now > self._lease_until:
-                log.warning("lease_lost", runner=self.incarnation, attempts=len(self._running))
-                self._lose_lease()
-            if now >= next_beat:
-                next_beat = now + self._heartbeat_s
-                for session in self._sessions:
-                    session.beat(now, draining=self._draining)
-            for running in list(self._running.values()):
-                self._look_at(running, now)
+            self.look()
             await asyncio.sleep(_TICK_S)
+
+    def look(self) -> None:
+        """Watch the lease, send heartbeats that are due, park what waits and stop what idles."""
+        self._keep_lease()
+        now = self._lease.now()
+        if now >= self._next_beat:
+            self._next_beat = now + self._heartbeat_s
+            for session in self._routers:
+                session.beat(now, draining=self._draining)
+        for running in list(self._running.values()):
+            self._look_at(running, now)
 
     def _look_at(self, running: Running, now: float) -> None:
         if running.log.ended:
             return
         waited = running.waiting_since
-        if waited is not None and now - waited > PASSIVATE_AFTER_S:
-            running.passivating = True
-            running.stop(_PARK)
+        if waited is not None and (self._draining or now - waited > PASSIVATE_AFTER_S):
+            running.stop(stopping.PARK)
         idle = running.assignment.spec.idle_timeout
         limit_s = idle.seconds + idle.nanos / 1e9
         if limit_s and waited is None and now - running.last_said > limit_s:
-            running.stop(_IDLE)
+            running.stop(stopping.IDLE)
 
     def _leased(self, session: Session, lease: pb.LeaseRenewed) -> None:
         if not lease.HasField("ttl"):
             log.warning("lease_taken", runner=self.incarnation)
             self._lose_lease()
             return
-        sent = session.heartbeats.get(lease.heartbeat)
+        sent = session.answered(lease.heartbeat)
         if sent is not None:
-            ttl_s = lease.ttl.seconds + lease.ttl.nanos / 1e9
-            self._lease_until = max(self._lease_until, sent + ttl_s)
+            self._lease.extend(sent + lease.ttl.seconds + lease.ttl.nanos / 1e9)
+
+    def _keep_lease(self) -> None:
+        """Lose the lease if its time is over; before anything that came in meanwhile is acted on."""
+        if self._lease.over and any(not running.log.ended for running in self._running.values()):
+            log.warning("lease_lost", runner=self.incarnation, attempts=len(self._running))
+            self._lose_lease()
 
     def _lose_lease(self) -> None:
         """Stop every attempt without a word, and come back as somebody new."""
         for running in list(self._running.values()):
-            self._drop(running)
+            self._drop(running, stopping.LEASE_LOST)
         self.incarnation = incarnation_of(self._name)
-        for session in list(self._sessions):
+        for session in self._routers:
             self.disconnect(session)
 
     # -- the end ------------------------------------------------------------------------------------------
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, let attempts end for so long, then hand the rest back."""
-        loop = asyncio.get_running_loop()
         self._draining = True
-        for session in self._sessions:
-            session.beat(loop.time(), draining=True)
-        for running in list(self._running.values()):
-            if running.waiting_since is not None:
-                running.passivating = True
-                running.stop(_PARK)
+        self._next_beat = 0.0
+        self.look()
         await self._until(lambda: all(r.log.ended for r in self._running.values()), timeout_s)
         for running in list(self._running.values()):
-            running.stop(_HAND_BACK)
-        if self._sessions:
-            await self._until(lambda: not self._running, _LAST_WORDS_S)
-        for session in list(self._sessions):
+            running.stop(stopping.HAND_BACK)
+        if self._routers:
+            # A router that answered the heartbeat gives nothing more to this runner.
+            await self._until(
+                lambda: not self._running and all(router.knows_of_drain for router in self._routers), _LAST_WORDS_S
+            )
+        for session in self._routers:
             self.disconnect(session)
 
     @staticmethod
@@ -314,7 +303,3 @@ class RunnerService:
         end = loop.time() + timeout_s
         while not holds() and loop.time() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.02)  # rare, and what is waited for is spread over many attempts
-
-
-# Reasons of our own to stop an attempt, beside those that routers have.
-_HAND_BACK, _PARK, _IDLE = 101, 102, 103

@@ -81,9 +81,11 @@ async def test_an_attempts_batches_come_in_order_and_leave_out_nothing() -> None
 
 async def test_only_what_was_beaten_lately_is_remembered_and_the_hello_counts_as_0() -> None:
     session = Session("r")
-    for number in range(100):
+    session.beat(7.0, draining=False)
+    assert session.answered(0) == 7.0
+    for number in range(1, 100):
         session.beat(float(number), draining=False)
-    assert len(session.heartbeats) <= 20
+    assert [session.answered(number) for number in (0, 79, 99, 100)] == [None, None, 99.0, None]
     (message,) = await sent(session)
     assert message.heartbeat.number == 99
 
