@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 PROTOS := $(shell find protos/agentmesh -name '*.proto' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check bench proto lock clean
+.PHONY: help install demo up test check bench chaos planted promises proto lock clean
+
+KILLS := 200
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +41,15 @@ check: install ## format, lint, types, import walls, contract
 
 bench: install ## measure, as ratios to raw gRPC in the same run
 	$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: install ## kill and freeze a mesh KILLS times under load; ROLLING=1 drains and restarts each process instead
+	$(BIN)/python -m tests.chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED)) $(if $(ROLLING),--rolling) $(ARGS)
+
+planted: install ## break each promise on purpose, and see its test fail
+	$(BIN)/python -m tests.planted $(ARGS)
+
+promises: install ## time what is promised in seconds
+	$(BIN)/python -m tests.promises $(ARGS)
 
 proto: install ## write the generated code anew
 	sh protos/generate.sh $(BIN)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import random
+import shutil
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -24,7 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"seed={arguments.seed}", flush=True)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentmesh-chaos-")))
+        folder = Path(tempfile.mkdtemp(prefix="agentmesh-chaos-"))
         postgres = stack.enter_context(Postgres()) if arguments.database == "postgres" else None
         setting = Setting(
             folder,
@@ -35,8 +36,10 @@ def main() -> None:
             workers=arguments.workers,
         )
         outcome = asyncio.run(rolling(setting) if arguments.rolling else chaos(setting))
-    if not outcome.clean:
-        print(outcome.report(), file=sys.stderr)
+    if outcome.clean:
+        shutil.rmtree(folder)
+    else:
+        print(f"{outcome.report()}\nthe logs are in {folder}", file=sys.stderr)
     print(outcome.line())
     sys.exit(not outcome.clean)
 

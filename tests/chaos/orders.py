@@ -41,7 +41,7 @@ def _messages(random: Random, request_id: str, way: str) -> Order:
 
 def _steps(random: Random, request_id: str, way: str) -> Order:
     count = random.randint(1, 30)
-    parameters = {"count": count, "steps": True, "delay_ms": _pace(random)}
+    parameters: dict[str, Json] = {"count": count, "steps": True, "delay_ms": _pace(random)}
     return Order(request_id, way, Expected(messages=count, steps=True), parameters=parameters)
 
 
@@ -53,7 +53,7 @@ def _deltas(random: Random, request_id: str, way: str) -> Order:
 
 def _calls(random: Random, request_id: str, way: str) -> Order:
     calls, count = random.randint(1, 4), random.randint(1, 10)
-    parameters = {"llm_calls": calls, "count": count, "delay_ms": _pace(random)}
+    parameters: dict[str, Json] = {"llm_calls": calls, "count": count, "delay_ms": _pace(random)}
     return Order(request_id, way, Expected(messages=count, llm_calls=calls), parameters=parameters)
 
 

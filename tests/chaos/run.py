@@ -9,11 +9,11 @@ from random import Random
 
 from tests.chaos.faults import LEASE_S, Blows, plan
 from tests.chaos.load import Load
-from tests.chaos.settling import settle
 from tests.support import agents_for_tests
 from tests.support.fleet import Fleet
 from tests.support.history import History, Verdict
 from tests.support.postgres import Postgres
+from tests.support.settling import settle
 
 _END_S = 90.0
 """How long after the last blow everything may take to come to its end."""
@@ -134,7 +134,7 @@ class _Run:
     async def outcome(self, blows: int) -> Outcome:
         """Wait for the rest, and judge."""
         tasks = await settle(self._fleet.routers, self.history, bound_s=_END_S)
-        outcome = Outcome(
+        return Outcome(
             seed=self._setting.seed,
             blows=blows,
             tasks=tasks,
@@ -144,9 +144,6 @@ class _Run:
             seconds=self.seconds,
             notes=self.notes,
         )
-        if not outcome.clean:
-            outcome.notes.append(self._fleet.logs())
-        return outcome
 
 
 def _fleet(setting: Setting) -> Fleet:

@@ -247,7 +247,9 @@ class _Judge:
             self._find(Fault.LOST, task.id, "the log does not begin with SUBMITTED")
         ends = [(position, e.state_changed.state) for position, (_, _, e) in enumerate(log) if _is_end(e)]
         if task.state not in _TERMINAL:
-            self._find(Fault.UNENDED, task.id, f"is in state {task.state}")
+            kinds = [event.WhichOneof("payload") for _, _, event in log]
+            last = f"attempt {task.attempt}, {len(log)} events, the last of them {kinds[-3:]}"
+            self._find(Fault.UNENDED, task.id, f"is in state {task.state}: {task.spec.agent}, {last}")
             if ends:
                 self._find(Fault.TERMINAL, task.id, "has a terminal event and has not ended")
         elif [state for _, state in ends] != [task.state]:
@@ -273,7 +275,7 @@ class _Judge:
     def _output(self, stored: Stored, expected: Expected) -> None:
         task = stored.task
         if task.state in _TERMINAL and task.state not in expected.states:
-            self._find(Fault.UNENDED, task.id, f"ended in state {task.state}: {task.error.message}")
+            self._find(Fault.UNENDED, task.id, f"ended in state {task.state}: {task.spec.agent}, {task.error.message}")
         folded = fold(stored.log)
         whole = task.state == _COMPLETED
         said = _messages(folded)

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -90,13 +92,23 @@ def echo(prompt: str = "hello", **parameters: object) -> task_pb2.TaskSpec:
 
 
 async def read_through(
-    address: str, spec: task_pb2.TaskSpec, request_id: str, *, seen: asyncio.Queue[int] | None = None
+    address: str,
+    spec: task_pb2.TaskSpec,
+    request_id: str,
+    *,
+    seen: asyncio.Queue[int] | None = None,
+    log: Log | None = None,
 ) -> Log:
-    """Submit a task and read it to its end, coming back after every break; `seen` is told each sequence."""
-    log = Log()
-    async with open_channel(address) as channel:
-        stub = pb_grpc.TaskServiceStub(channel)
+    """Submit a task and read it to its end, coming back after every break, at the next of several addresses.
+
+    `seen` is told each sequence; `log` is what is filled.
+    """
+    log = Log() if log is None else log
+    async with AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(open_channel(one)) for one in address.split(",")]
+        stubs: list[Any] = [pb_grpc.TaskServiceStub(channel) for channel in channels]
         while not log.ended:
+            stub = stubs[log.reconnects % len(stubs)]
             try:
                 if log.task_id:
                     call = stub.WatchTask(pb.WatchTaskRequest(task_id=log.task_id, after_sequence=log.last_sequence))

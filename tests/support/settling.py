@@ -1,9 +1,9 @@
-"""After the chaos: waits until every task has ended, and asks every router for the truth."""
+"""After the faults: waits until tasks have ended, and puts what every router says of them into a history."""
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from agentmesh.api.task.v1 import task_pb2
@@ -22,19 +22,34 @@ _LOOK_S = 0.2
 async def settle(routers: Sequence[str], history: History, *, bound_s: float) -> int:
     """Wait until all tasks have ended, at most `bound_s`; put what is stored into the history; count the tasks."""
     async with AsyncExitStack() as stack:
-        channels = [await stack.enter_async_context(open_channel(address)) for address in routers]
-        stubs: list[Any] = [pb_grpc.TaskServiceStub(channel) for channel in channels]
+        stubs = [await stack.enter_async_context(tasks_at(address)) for address in routers]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(bound_s):
-                while any(task.state not in _TERMINAL for task in await _tasks(stubs[0])):
+                while any(task.state not in _TERMINAL for task in await all_tasks(stubs[0])):
                     await asyncio.sleep(_LOOK_S)
-        tasks = await _tasks(stubs[0])
+        tasks = await all_tasks(stubs[0])
         room = asyncio.Semaphore(_AT_ONCE)
         await asyncio.gather(*(_collect(task.id, stubs, history, room) for task in tasks))
         return len(tasks)
 
 
-async def _tasks(stub: Any) -> list[task_pb2.Task]:
+async def collect(routers: Sequence[str], history: History, *task_ids: str) -> None:
+    """Put what is stored of these tasks into the history, as every router says it."""
+    async with AsyncExitStack() as stack:
+        stubs = [await stack.enter_async_context(tasks_at(address)) for address in routers]
+        for task_id in task_ids:
+            await _collect(task_id, stubs, history, asyncio.Semaphore(1))
+
+
+@asynccontextmanager
+async def tasks_at(address: str) -> AsyncIterator[Any]:
+    """Yield a stub of TaskService at an address."""
+    async with open_channel(address) as channel:
+        yield pb_grpc.TaskServiceStub(channel)
+
+
+async def all_tasks(stub: Any) -> list[task_pb2.Task]:
+    """Return every task that there is, children too."""
     found: list[task_pb2.Task] = []
     token = ""
     while True:
