@@ -41,7 +41,9 @@ class AttemptLog:
         self._unsent = 0  # groups at the end that were not sent
         self._bytes = 0
         self._sent_offset = 0
+        self._said_offset = 0
         self.acked_offset = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self.ended = False
         self._turn = asyncio.Lock()
         self._room = asyncio.Event()
@@ -71,6 +73,13 @@ class AttemptLog:
             if self.ended:
                 raise AgentError("ATTEMPT_ENDED", "the attempt has ended: nothing can be said any more")
             self._add(_Group(events, count, steps))
+
+    async def settled(self) -> None:
+        """Wait until what was said so far is acknowledged."""
+        if self.acked_offset < self._said_offset:
+            reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((self._said_offset, reached))
+            await reached
 
     def end(self, outcome: pb.Outcome) -> None:
         """Add the outcome; nothing may be said after it."""
@@ -108,6 +117,10 @@ class AttemptLog:
             group = self._groups.popleft()
             self.acked_offset += group.offsets
             self._bytes -= len(group.events)
+        while self._waiting and self._waiting[0][0] <= self.acked_offset:
+            reached = self._waiting.popleft()[1]
+            if not reached.done():
+                reached.set_result(None)
         self._unsent = min(self._unsent, len(self._groups))
         if self._bytes < MAX_UNACKED_BYTES:
             self._room.set()
@@ -121,6 +134,7 @@ class AttemptLog:
     def _add(self, group: _Group) -> None:
         self._groups.append(group)
         self._unsent += 1
+        self._said_offset += group.offsets
         self._bytes += len(group.events)
 
 

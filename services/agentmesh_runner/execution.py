@@ -10,9 +10,9 @@ from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2
 from agentmesh.kit import errors, names, telemetry
 from agentmesh.sdk import Agent, AgentError, Rejected, Result, TaskContext
-from agentmesh.sdk.context import mismatch_of
 from agentmesh.sdk.journal import Journal
 from agentmesh.sdk.ports import Mesh
+from agentmesh.sdk.steps import mismatch_of
 from agentmesh.sdk.sync import SyncTaskContext
 
 log = telemetry.logger(__name__)

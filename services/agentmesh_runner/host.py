@@ -39,6 +39,10 @@ class SocketMesh:
         write_frame(self._writer, Frame(Kind.SAY, len(events), payload=batch.SerializeToString()))
         await self._writer.drain()
 
+    async def settled(self) -> None:
+        """See Mesh; asked after what was said, and answered in this order."""
+        await self._ask("settled", b"")
+
     async def generate(self, request: llm_pb.GenerateRequest) -> AsyncIterator[llm_pb.Delta]:
         """See Mesh."""
         async for item in self._call("generate", request.SerializeToString()):

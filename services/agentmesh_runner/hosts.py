@@ -126,6 +126,9 @@ class Host:
                 write_frame(writer, Frame(Kind.ITEM, frame.number, payload=delta.SerializeToString()))
                 await writer.drain()
             reply = b""
+        elif frame.method == "settled":
+            await running.settled()
+            reply = b""
         elif frame.method == "store":
             head, _, data = payload.partition(b"\0")
             name, media_type = json.loads(head)  # JSON has no zero byte

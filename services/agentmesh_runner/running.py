@@ -71,6 +71,10 @@ class Running:
         await self.log.say_encoded(events, count, steps)
         self._said()
 
+    async def settled(self) -> None:
+        """See Mesh."""
+        await self.log.settled()
+
     async def generate(self, request: llm_pb.GenerateRequest) -> AsyncIterator[llm_pb.Delta]:
         """See Mesh."""
         key = request.idempotency_key

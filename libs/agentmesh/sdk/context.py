@@ -5,10 +5,8 @@ import hashlib
 import inspect
 import json
 import random
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,8 +18,6 @@ from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.types.v1 import types_pb2
-from agentmesh.kit import names
-from agentmesh.kit.clock import duration, timestamp
 from agentmesh.kit.errors import Unavailable, to_status
 from agentmesh.kit.structs import to_python
 from agentmesh.kit.wire import TERMINAL
@@ -30,6 +26,7 @@ from agentmesh.sdk.errors import AgentError, ChildFailed
 from agentmesh.sdk.journal import Journal, digest_of
 from agentmesh.sdk.llm import AnswerBuilder, LlmAnswer, LlmMessage, build_request, from_response
 from agentmesh.sdk.ports import Mesh
+from agentmesh.sdk.steps import Steps, enter_scope, open_step, timed
 from agentmesh.sdk.tools import Tool, tool
 
 Event = events_pb2.TaskEvent
@@ -39,9 +36,6 @@ _MAX_NAME = 255
 _LLM_RETRY_S = 0.5
 _MAX_SHOWN_RESULT = 16 * 1024
 
-_scope: ContextVar[str] = ContextVar("scope", default="")
-_step: ContextVar["_OpenStep | None"] = ContextVar("step", default=None)
-
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
@@ -50,14 +44,6 @@ class InputFile:
     name: str
     media_type: str
     data: bytes
-
-
-@dataclass(slots=True)
-class _OpenStep:
-    """A step that runs; what it says whole is held until it finishes."""
-
-    key: str
-    held: list[Event]
 
 
 class Child:
@@ -96,6 +82,7 @@ class TaskContext:
         self._spec = spec
         self._mesh = mesh
         self._journal = journal
+        self._steps = Steps(mesh, journal)
         self._branches = 1  # leaves of the tree of gathers
         self._waiters = 0
         self._awaited: dict[str, int] = {}
@@ -105,20 +92,20 @@ class TaskContext:
     async def emit(self, text: str) -> None:
         """Say a whole message. Inside a step it is held until the step finishes, and then said with it."""
         message = types_pb2.Message(role=types_pb2.ROLE_AGENT, parts=[types_pb2.Part(text=text)])
-        await self._say(Event(message=message), hold=True)
+        await self._steps.say(Event(message=message), hold=True)
 
     async def emit_delta(self, text: str) -> None:
         """Say a piece of the answer's text at once."""
         if text:
-            await self._say(Event(text_delta=events_pb2.TextDelta(text=text)))
+            await self._steps.say(Event(text_delta=events_pb2.TextDelta(text=text)))
 
     async def progress(self, fraction: float, message: str = "") -> None:
         """Say how far the work is, from 0 to 1; negative when unknown."""
-        await self._say(Event(progress=events_pb2.Progress(fraction=fraction, message=message)))
+        await self._steps.say(Event(progress=events_pb2.Progress(fraction=fraction, message=message)))
 
     async def log(self, level: str, message: str) -> None:
         """Say a line for a person who debugs; without secrets."""
-        await self._say(Event(log=events_pb2.Log(level=level, message=message)))
+        await self._steps.say(Event(log=events_pb2.Log(level=level, message=message)))
 
     async def artifact(
         self, name: str, data: bytes | str, media_type: str = "text/plain", description: str = ""
@@ -132,11 +119,11 @@ class TaskContext:
         async def store() -> bytes:
             artifact = await self._mesh.store_artifact(name, media_type, content)
             artifact.description = description
-            await self._say(Event(artifact=artifact), hold=True)
+            await self._steps.say(Event(artifact=artifact), hold=True)
             stored: bytes = artifact.SerializeToString()
             return stored
 
-        record = await self._journaled("step", f"artifact:{name}", digest, "", store)
+        record = await self._steps.run("step", f"artifact:{name}", digest, "", store)
         artifact = types_pb2.Artifact.FromString(record)
         self.artifacts.append(artifact)
         return artifact
@@ -174,7 +161,7 @@ class TaskContext:
                     result = await result
             return _to_json(name, result)
 
-        return json.loads(await self._journaled("step", name, digest_of(args), key, run))
+        return json.loads(await self._steps.run("step", name, digest_of(args), key, run))
 
     async def llm(
         self,
@@ -207,8 +194,7 @@ class TaskContext:
         digest = digest_of(request.SerializeToString(deterministic=True))
 
         async def ask() -> bytes:
-            step = _step.get()
-            assert step is not None
+            step = open_step()
             request.idempotency_key = f"{self.task_id}/{step.key}"
             response = await self._generate(request, stream)
             usage = response.usage
@@ -217,7 +203,7 @@ class TaskContext:
             data: bytes = response.SerializeToString()
             return data
 
-        data = await self._journaled("llm", name, digest, key, ask)
+        data = await self._steps.run("llm", name, digest, key, ask)
         return from_response(llm_pb.GenerateResponse.FromString(data))
 
     async def tool(self, function: Tool | Callable[..., Any], /, *, key: str = "", **arguments: Any) -> Any:
@@ -225,23 +211,22 @@ class TaskContext:
         called = function if isinstance(function, Tool) else _as_tool(function)
 
         async def run() -> bytes:
-            step = _step.get()
-            assert step is not None
+            step = open_step()
             call = events_pb2.ToolCall(call_id=step.key, name=called.name, arguments=to_struct(_jsonable(arguments)))
-            await self._say(Event(tool_call=call))
+            await self._steps.say(Event(tool_call=call))
             answer = events_pb2.ToolResult(call_id=step.key, name=called.name)
             try:
                 data = _to_json(called.name, await called.call(arguments))
             except Exception:
                 answer.error.CopyFrom(to_status(Unavailable("the tool failed", reason="TOOL_FAILED")))
-                await self._say(Event(tool_result=answer))
+                await self._steps.say(Event(tool_result=answer))
                 raise
             shown = data if len(data) <= _MAX_SHOWN_RESULT else b'"(too large to be shown)"'
             answer.result.CopyFrom(json_format.Parse(shown, Value()))
             step.held.append(Event(tool_result=answer))
             return data
 
-        return json.loads(await self._journaled("tool", called.name, digest_of(arguments), key, run))
+        return json.loads(await self._steps.run("tool", called.name, digest_of(arguments), key, run))
 
     # -- values that must not change between attempts ---------------------------------------------------------
 
@@ -261,7 +246,7 @@ class TaskContext:
         async def run() -> bytes:
             return json.dumps(make()).encode()
 
-        return json.loads(await self._journaled("value", name, "", "", run))
+        return json.loads(await self._steps.run("value", name, "", "", run))
 
     # -- others -------------------------------------------------------------------------------------------
 
@@ -279,7 +264,7 @@ class TaskContext:
         if parameters:
             spec.parameters.CopyFrom(to_struct(parameters))
         digest = digest_of(spec.SerializeToString(deterministic=True))
-        step_key = f"key:{key}" if key else self._journal.key(_scope.get(), "child", agent, digest)
+        step_key = self._steps.key("child", agent, digest, key)
         return Child(self, await self._mesh.spawn(step_key, spec))
 
     async def gather(self, *work: Awaitable[Any]) -> list[Any]:
@@ -287,13 +272,13 @@ class TaskContext:
 
         Each branch has a scope of its own, so that its steps are found again whatever order they finish in.
         """
-        group = self._journal.key(_scope.get(), "gather", "", "")
+        group = self._steps.key("gather", "", "")
         left = len(work)
         self._branches += left - 1
 
         async def branch(number: int, awaitable: Awaitable[Any]) -> Any:
             nonlocal left
-            _scope.set(f"{group}.{number}/")
+            enter_scope(f"{group}.{number}/")
             try:
                 return await awaitable
             finally:
@@ -311,7 +296,7 @@ class TaskContext:
 
     async def input(self, prompt: str, schema: dict[str, Any] | None = None, *, key: str = "") -> types_pb2.Message:
         """Ask whoever watches, and wait for the answer; while waiting the task takes no slot."""
-        input_id = f"key:{key}" if key else self._journal.key(_scope.get(), "input", "", digest_of(prompt))
+        input_id = self._steps.key("input", "", digest_of(prompt), key)
         record = self._journal.find(input_id)
         if record is not None:
             return types_pb2.Message.FromString(record.result)
@@ -320,7 +305,7 @@ class TaskContext:
             asked.schema.CopyFrom(to_struct(schema))
         changed = events_pb2.StateChanged(state=events_pb2.TASK_STATE_INPUT_REQUIRED, input_request=asked)
         # Not counted as said: storage closes the question when it is answered, so an attempt asks it again.
-        await self._mesh.say([_timed(Event(state_changed=changed))])
+        await self._mesh.say([timed(Event(state_changed=changed))])
         message: types_pb2.Message = await self._wait_for(self._mesh.input_given(input_id), [])
         return message
 
@@ -343,66 +328,6 @@ class TaskContext:
         idle = self._waiters > 0 and self._waiters >= self._branches
         self._mesh.waiting([task_id for task_id, count in self._awaited.items() if count] if idle else None)
 
-    async def _say(self, event: Event, *, hold: bool = False) -> None:
-        step = _step.get()
-        if step is not None:
-            event.step = step.key
-            if hold:
-                step.held.append(event)
-                return
-        elif not self._journal.is_news(_scope.get()):
-            return
-        await self._mesh.say([_timed(event)])
-
-    async def _journaled(
-        self, kind: str, name: str, digest: str, key: str, run: Callable[[], Awaitable[bytes]]
-    ) -> bytes:
-        scope = _scope.get()
-        key = f"key:{key}" if key else self._journal.key(scope, kind, name, digest)
-        found = self._journal.find(key)
-        if found is not None:
-            return await self._recorded(found)
-        step = _OpenStep(key, [])
-        started = time.monotonic()
-        outer_step, outer_scope = _step.set(step), _scope.set(f"{key}/")
-        try:
-            result = await run()
-        finally:
-            _step.reset(outer_step)
-            _scope.reset(outer_scope)
-        await self._complete(step, kind, name, result, time.monotonic() - started)
-        return result
-
-    async def _complete(self, step: _OpenStep, kind: str, name: str, result: bytes, elapsed_s: float) -> None:
-        record = runner_pb.StepRecord(key=step.key, kind=kind, name=name, result=result)
-        if len(result) > names.MAX_STEP_RESULT_BYTES:
-            artifact = await self._mesh.store_artifact("step-result", "application/octet-stream", result)
-            record.result, record.result_artifact_id = b"", artifact.artifact_id
-            step.held.append(Event(artifact=artifact))
-        completed = events_pb2.StepCompleted(
-            key=step.key,
-            kind=kind,
-            name=name,
-            digest=hashlib.sha256(result).hexdigest(),
-            size_bytes=len(result),
-            elapsed=duration(elapsed_s),
-        )
-        for event in step.held:
-            event.step = step.key
-        events = [_timed(event) for event in (*step.held, Event(step_completed=completed))]
-        record.event_index = len(events) - 1
-        self._journal.add(record)
-        try:
-            await self._mesh.say(events, [record])
-        except BaseException:
-            self._journal.take_back(record)
-            raise
-
-    async def _recorded(self, record: runner_pb.StepRecord) -> bytes:
-        if record.result_artifact_id:
-            return (await self._mesh.load_artifact(record.result_artifact_id))[1]
-        return record.result
-
     async def _generate(self, request: llm_pb.GenerateRequest, stream: bool) -> llm_pb.GenerateResponse:
         for attempt in range(1, _LLM_TRIES + 1):
             builder = AnswerBuilder()
@@ -413,10 +338,10 @@ class TaskContext:
                     kind = delta.WhichOneof("kind")
                     if stream and kind == "text" and delta.text:
                         said = True
-                        await self._say(Event(text_delta=events_pb2.TextDelta(text=delta.text)))
+                        await self._steps.say(Event(text_delta=events_pb2.TextDelta(text=delta.text)))
                     elif stream and kind == "reasoning" and delta.reasoning:
                         said = True
-                        await self._say(Event(reasoning_delta=events_pb2.ReasoningDelta(text=delta.reasoning)))
+                        await self._steps.say(Event(reasoning_delta=events_pb2.ReasoningDelta(text=delta.reasoning)))
                 if not builder.finished:
                     raise Unavailable("the model's answer was cut", reason="STREAM_INTERRUPTED")
                 return builder.build()
@@ -426,20 +351,6 @@ class TaskContext:
                     raise
                 await asyncio.sleep(_LLM_RETRY_S * attempt)
         raise AssertionError("unreachable")
-
-
-def mismatch_of(journal: Journal) -> Event | None:
-    """Return the event that reports steps which an attempt did not come by."""
-    if not journal.unmatched:
-        return None
-    shown = ", ".join(journal.unmatched[:5])
-    return _timed(Event(log=events_pb2.Log(level="warning", message=f"journal_mismatch: not matched: {shown}")))
-
-
-def _timed(event: Event) -> Event:
-    if not event.HasField("time"):
-        event.time.CopyFrom(timestamp(time.time_ns() // 1_000_000))
-    return event
 
 
 def _to_json(name: str, value: Any) -> bytes:

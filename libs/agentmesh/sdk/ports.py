@@ -15,6 +15,9 @@ class Mesh(Protocol):
     async def say(self, events: Sequence[events_pb2.TaskEvent], steps: Sequence[runner_pb.StepRecord] = ()) -> None:
         """Put events, with the steps they complete, at the end of the log; waits while too much is unread."""
 
+    async def settled(self) -> None:
+        """Wait until everything said so far is durable."""
+
     def generate(self, request: llm_pb.GenerateRequest) -> AsyncIterator[llm_pb.Delta]:
         """Stream a model's answer; raises MeshError."""
 

@@ -165,3 +165,37 @@ async def test_nothing_is_said_after_the_outcome() -> None:
     with pytest.raises(AgentError) as refused:
         await log.say([delta("late")])
     assert refused.value.reason == "ATTEMPT_ENDED"
+
+
+async def test_what_was_said_is_settled_when_all_of_it_is_acknowledged_and_no_sooner() -> None:
+    log = AttemptLog("t", 1)
+    await log.settled()
+    await log.say([delta("a"), delta("b")])
+    first = asyncio.create_task(log.settled())
+    await asyncio.sleep(0)
+    await log.say([delta("c")])
+    second = asyncio.create_task(log.settled())
+    given_up = asyncio.create_task(log.settled())
+    await asyncio.sleep(0)
+    given_up.cancel()
+    log.ack(1)
+    await asyncio.sleep(0)
+    assert not first.done()
+    log.ack(2)
+    await first
+    assert not second.done()
+    log.ack(3)
+    await second
+
+
+async def test_what_a_new_router_finds_stored_settles_too() -> None:
+    log = AttemptLog("t", 1)
+    await log.say([delta("a")])
+    drain(log, 1 << 20)
+    waiting = asyncio.create_task(log.settled())
+    await asyncio.sleep(0)
+    log.rewind(0)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    log.rewind(1)
+    await waiting

@@ -100,6 +100,9 @@ class LogMesh:
     async def say(self, events: Sequence[pb.TaskEvent], steps: Sequence[runner_pb.StepRecord] = ()) -> None:
         await self.log.say(events, steps)
 
+    async def settled(self) -> None:
+        await self.log.settled()
+
     async def generate(self, request: llm_pb.GenerateRequest) -> AsyncIterator[llm_pb.Delta]:
         prompt = request.messages[0].parts[0].text
         self.prompts.append(prompt)
@@ -144,8 +147,11 @@ class Storage:
             leases.lose(self.ledger, self.task)
         self._lives += 1
         self.ledger.start_attempt(self.task, d.Claim(f"runner~{self._lives}", "1"))
-        journal = [wire.to_step(step) for step in self.ledger.steps]
-        return runner_pb.Assignment(task_id=TASK, attempt=self.task.attempt, tenant="acme", journal=journal)
+        return runner_pb.Assignment(task_id=TASK, attempt=self.task.attempt, tenant="acme", journal=self.journal())
+
+    def journal(self) -> list[runner_pb.StepRecord]:
+        """Return the steps that are finished."""
+        return [wire.to_step(step) for step in self.ledger.steps]
 
     def commit(self, batch: runner_pb.EventBatch) -> None:
         """Commit what an attempt sent."""
@@ -163,12 +169,45 @@ class Storage:
         ]
 
 
-def run(program: Program, assignment: runner_pb.Assignment) -> tuple[list[runner_pb.EventBatch], list[str]]:
-    """Run an attempt to its end; return what it sends, group by group, and the prompts that it paid for."""
+@dataclass
+class Life:
+    """What one attempt did: how often storage committed, and the prompts that were paid for."""
+
+    commits: int = 0
+    prompts: list[str] = field(default_factory=list)
+
+
+def live(program: Program, storage: Storage, *, dies_after: int | None = None, lag: int = 0) -> Life:
+    """Run an attempt against storage, to its end or until it dies after so many commits.
+
+    Storage is slow: it commits one group, `lag` turns of the loop after it could.
+    """
+    return asyncio.run(_live(program, storage, storage.start(), dies_after, lag))
+
+
+async def _live(
+    program: Program, storage: Storage, assignment: runner_pb.Assignment, dies_after: int | None, lag: int
+) -> Life:
     log = AttemptLog(TASK, assignment.attempt)
     mesh = LogMesh(log)
-    log.end(asyncio.run(execute(Interpreter(program), assignment, mesh)))
-    batches = []
-    while (batch := log.take(0)) is not None:
-        batches.append(batch)
-    return batches, mesh.prompts
+    life = Life(prompts=mesh.prompts)
+
+    async def work() -> None:
+        log.end(await execute(Interpreter(program), assignment, mesh))
+
+    working = asyncio.create_task(work())
+    while not log.confirmed:
+        for _ in range(lag + 1):
+            await asyncio.sleep(0)
+        batch = log.take(0)
+        if batch is None:
+            continue
+        if dies_after is not None and (life.commits == dies_after or batch.HasField("outcome")):
+            break
+        storage.commit(batch)
+        events = len(pb.EventList.FromString(batch.events).events)
+        log.ack(batch.first_offset + events + batch.HasField("outcome"))
+        life.commits += 1
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    return life

@@ -30,6 +30,11 @@ class FakeMesh:
         self.spawned: list[str] = []
         self.stored: list[bytes] = []
         self.refuses = False
+        self.durable = asyncio.Event()
+        self.durable.set()
+
+    async def settled(self) -> None:
+        await self.durable.wait()
 
     async def say(self, events: Sequence[pb.TaskEvent], steps: Sequence[runner_pb.StepRecord] = ()) -> None:
         if self.refuses:
@@ -136,6 +141,41 @@ async def test_values_are_the_same_in_every_attempt() -> None:
         seen.append((await ctx.now(), await ctx.uuid(), await ctx.random(), await ctx.random()))
     assert seen[0] == seen[1]
     assert seen[0][2] != seen[0][3]
+
+
+async def test_a_step_returns_when_its_record_is_durable_and_a_value_at_once() -> None:
+    mesh = FakeMesh()
+    ctx = context(mesh)
+    mesh.durable.clear()
+    await ctx.now()
+    step = asyncio.create_task(ctx.step("work", asyncio.sleep, 0))
+    await turns()
+    assert [record.kind for record in mesh.records] == ["value", "step"]
+    assert not step.done()
+    mesh.durable.set()
+    await step
+
+
+async def test_steps_at_once_do_not_wait_for_each_others_commits() -> None:
+    mesh = FakeMesh()
+    ctx = context(mesh)
+    mesh.durable.clear()
+    gathering = asyncio.create_task(ctx.gather(*(ctx.step("work", asyncio.sleep, 0, n) for n in range(20))))
+    await turns()
+    assert len(mesh.records) == 20
+    mesh.durable.set()
+    assert await gathering == list(range(20))
+
+
+async def test_a_step_that_is_given_up_while_it_becomes_durable_is_finished_all_the_same() -> None:
+    mesh = FakeMesh()
+    ctx = context(mesh)
+    mesh.durable.clear()
+    step = asyncio.create_task(ctx.step("work", asyncio.sleep, 0, "done", key="k"))
+    await turns()
+    step.cancel()
+    await asyncio.gather(step, return_exceptions=True)
+    assert await ctx.step("work", asyncio.sleep, 0, "again", key="k") == "done"
 
 
 @dataclass

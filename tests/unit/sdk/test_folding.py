@@ -7,9 +7,11 @@ from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2 as pb
 from agentmesh.client.fold import Folder
-from tests.unit.sdk.programs import PROGRAMS, Program, Storage, run, said_by
+from tests.unit.sdk.programs import PROGRAMS, Program, Storage, live, said_by
 
 Entry = tuple[int, int, pb.TaskEvent]
+
+LAGS = st.sampled_from([0, 1, 5, 40])
 
 
 def folded(log: list[Entry]) -> list[Entry]:
@@ -48,31 +50,29 @@ def is_flat(program: Program) -> bool:
     return "gather" not in (kind for kind, _ in program) and not {"step", "gather", "llm", "now"} & set(inside)
 
 
-def finished_prompts(assignment: runner_pb.Assignment) -> set[str]:
-    answers = [llm_pb.GenerateResponse.FromString(r.result) for r in assignment.journal if r.kind == "llm"]
+def finished_prompts(journal: list[runner_pb.StepRecord]) -> set[str]:
+    answers = [llm_pb.GenerateResponse.FromString(record.result) for record in journal if record.kind == "llm"]
     return {answer.message.parts[0].text.partition("<")[0] for answer in answers}
 
 
-def lived(program: Program, crashes: list[int]) -> list[Entry]:
+def lived(program: Program, crashes: list[int], lag: int) -> list[Entry]:
     """Run a program with attempts that die after so many commits, then to its end; return its log."""
     storage = Storage()
     for crash in (*crashes, None):
-        assignment = storage.start()
-        batches, prompts = run(program, assignment)
-        assert not finished_prompts(assignment) & set(prompts), "a finished answer was paid again"
-        for batch in batches[: None if crash is None else min(crash, len(batches) - 1)]:
-            storage.commit(batch)
+        finished = finished_prompts(storage.journal())
+        life = live(program, storage, dies_after=crash, lag=lag)
+        assert not finished & set(life.prompts), "a finished answer was paid again"
     return storage.log()
 
 
-def check(program: Program, crashes: list[int]) -> None:
-    log = lived(program, crashes)
+def check(program: Program, crashes: list[int], lag: int) -> None:
+    log = lived(program, crashes, lag)
     assert [sequence for sequence, _, _ in log] == list(range(1, len(log) + 1))
     kept = folded(log)
     said = texts(kept)
     assert sorted(said) == sorted(said_by(program))
     if is_flat(program):
-        assert said == texts(folded(lived(program, [])))
+        assert said == texts(folded(lived(program, [], lag)))
     assert states(kept)[-1] == "COMPLETED"
     assert states(log).count("COMPLETED") == 1
     client = Folder()
@@ -98,22 +98,21 @@ _NESTED: Program = [
 
 
 @settings(max_examples=60, deadline=None)
-@given(PROGRAMS)
-@example(_BRANCHES)
-@example(_ORDER)
-@example(_NESTED)
-def test_a_task_killed_after_any_commit_says_each_thing_once(program: Program) -> None:
-    batches, _ = run(program, Storage().start())
-    for crash in range(len(batches)):
-        check(program, [crash])
+@given(PROGRAMS, LAGS)
+@example(_BRANCHES, 0)
+@example(_ORDER, 3)
+@example(_NESTED, 0)
+def test_a_task_killed_after_any_commit_says_each_thing_once(program: Program, lag: int) -> None:
+    for crash in range(live(program, Storage(), lag=lag).commits):
+        check(program, [crash], lag)
 
 
 @settings(max_examples=80, deadline=None)
-@given(PROGRAMS, st.lists(st.integers(0, 12), max_size=4))
-@example(_BRANCHES, [1, 2, 3])
-@example(_NESTED, [4, 1, 6])
-def test_a_task_killed_again_and_again_says_each_thing_once(program: Program, crashes: list[int]) -> None:
-    check(program, crashes)
+@given(PROGRAMS, st.lists(st.integers(0, 12), max_size=4), LAGS)
+@example(_BRANCHES, [1, 2, 3], 0)
+@example(_NESTED, [4, 1, 6], 5)
+def test_a_task_killed_again_and_again_says_each_thing_once(program: Program, crashes: list[int], lag: int) -> None:
+    check(program, crashes, lag)
 
 
 def test_the_fold_keeps_what_came_from_outside_any_attempt() -> None:
