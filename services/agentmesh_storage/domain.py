@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from agentmesh.kit.errors import OutOfRange
+from agentmesh_storage.schedules import Schedule, ScheduleChange
 
 
 class State(IntEnum):
@@ -64,6 +65,7 @@ class Task:
     retry_of: str = ""
     traceparent: str = ""
     timeout_ms: int = 0
+    schedule_id: str = ""
     state: State = State.SUBMITTED
     agent_version: str = ""
     attempt: int = 0
@@ -91,10 +93,10 @@ class Task:
     usage: Usage = field(default_factory=Usage)
 
 
-def check_kept(task: Task, after_sequence: int) -> None:
+def check_kept(after_sequence: int, pruned_sequence: int) -> None:
     """Raise OutOfRange if the event after a sequence was pruned."""
-    if after_sequence < task.pruned_sequence:
-        oldest = task.pruned_sequence + 1
+    if after_sequence < pruned_sequence:
+        oldest = pruned_sequence + 1
         raise OutOfRange(
             f"the events before {oldest} are no longer kept",
             reason="HISTORY_PRUNED",
@@ -255,6 +257,7 @@ Change = (
     | AnnounceAgents
     | AdoptAttempt
     | SyncRunner
+    | ScheduleChange
 )
 
 
@@ -284,6 +287,7 @@ class Outcome:
     task: Task | None = None
     parent_id: str = ""
     cancel_requested: bool = False
+    schedule: Schedule | None = None
 
 
 @dataclass(slots=True)
@@ -342,6 +346,7 @@ class TaskFilter:
     by_end: bool = False
     context_id: str = ""
     parent_id: str = ""
+    schedule_id: str = ""
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ class TaskStoreApi:
         """Apply one batch."""
         mutations = [wire.from_mutation(m, request.router_id) for m in request.mutations]
         outcomes = await self._keeper.commit(mutations)
-        return pb.CommitResponse(results=map(wire.to_result, outcomes))
+        return pb.CommitResponse(results=map(wire.to_result, outcomes), clock_ms=self._clock.now_ms())
 
     async def commit_stream(
         self, requests: AsyncIterator[pb.CommitStreamRequest], call: Call
@@ -64,7 +64,9 @@ class TaskStoreApi:
                 batch_id, pending = entry
                 outcomes = await pending
                 room.release()
-                yield pb.CommitStreamResponse(batch_id=batch_id, results=map(wire.to_result, outcomes))
+                yield pb.CommitStreamResponse(
+                    batch_id=batch_id, results=map(wire.to_result, outcomes), clock_ms=self._clock.now_ms()
+                )
             await reader
         finally:
             reader.cancel()
@@ -81,7 +83,11 @@ class TaskStoreApi:
 
         async def hint() -> None:
             while True:
-                await answers.put(pb.ClaimTasksResponse(ready_agents=sorted(await watcher.agents())))
+                agents, backlog = await watcher.hints()
+                hints = pb.ClaimTasksResponse(ready_agents=sorted(agents))
+                if backlog is not None:
+                    hints.backlog.waiting.update(backlog)
+                await answers.put(hints)
 
         with self._keeper.watching("") as watcher:
             tasks = [asyncio.create_task(read()), asyncio.create_task(hint())]
@@ -147,8 +153,8 @@ class TaskStoreApi:
         """Tell a router which logs grew."""
         with self._keeper.watching(request.router_id) as watcher:
             while True:
-                heads = await watcher.heads()
-                yield pb.WatchEventsResponse(heads=map(wire.to_head, heads))
+                heads, missed = await watcher.heads()
+                yield pb.WatchEventsResponse(heads=map(wire.to_head, heads), missed=missed)
 
     async def get_heads(self, request: pb.GetHeadsRequest, call: Call) -> pb.GetHeadsResponse:
         """Say where logs end."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agentmesh.kit import errors
-from agentmesh_storage import events, leases
+from agentmesh_storage import events, firing, leases
 from agentmesh_storage.domain import (
     AdoptAttempt,
     AnnounceAgents,
@@ -31,6 +31,7 @@ from agentmesh_storage.domain import (
     Task,
 )
 from agentmesh_storage.rules import Rules
+from agentmesh_storage.schedules import CreateSchedule, DeleteSchedule, FireSchedule, PauseSchedule, Schedule
 
 _LAST_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 
@@ -40,7 +41,7 @@ class Ledger:
     """The rows that one transaction works on, and what it changes.
 
     The adapter fills `tasks`, `by_request`, `by_parent_step`, `runners` (those of a renewed name, too) and
-    `answered` before, and looks at the rest after.
+    `answered`, and the schedules, before, and looks at the rest after.
     """
 
     now_ms: int
@@ -50,6 +51,9 @@ class Ledger:
     by_parent_step: dict[tuple[str, str], Task] = field(default_factory=dict)
     runners: dict[str, Runner] = field(default_factory=dict)
     answered: set[tuple[str, str]] = field(default_factory=set)
+    schedules: dict[str, Schedule] = field(default_factory=dict)
+    schedule_requests: dict[tuple[str, str], Schedule] = field(default_factory=dict)
+    schedule_counts: dict[str, int] = field(default_factory=dict)
 
     created: dict[str, CreateTask] = field(default_factory=dict)
     changed: dict[str, Task] = field(default_factory=dict)
@@ -63,6 +67,9 @@ class Ledger:
     freed: list[str] = field(default_factory=list)
     synced: list[tuple[str, SyncRunner]] = field(default_factory=list)  # the router that asked, and what it said
     origins: dict[str, str] = field(default_factory=dict)
+    created_schedules: dict[str, Schedule] = field(default_factory=dict)
+    changed_schedules: dict[str, Schedule] = field(default_factory=dict)
+    deleted_schedules: list[str] = field(default_factory=list)
 
     def apply(self, mutation: Mutation) -> Outcome | errors.MeshError:
         """Apply one mutation and return its outcome, or why it is refused."""
@@ -369,6 +376,10 @@ _RULES: dict[type, Callable[[Ledger, Mutation], Outcome]] = {
     FreeRunner: leases.free_runner,
     AnnounceAgents: leases.announce,
     SyncRunner: leases.sync,
+    CreateSchedule: firing.create,
+    DeleteSchedule: firing.delete,
+    PauseSchedule: firing.pause,
+    FireSchedule: firing.run_now,
 }
 
 

@@ -17,7 +17,10 @@ from agentmesh_storage.domain import (
     Step,
     Task,
     TaskFilter,
+    head_of,
 )
+from agentmesh_storage.ledger import Ledger
+from agentmesh_storage.schedules import Schedule
 
 
 @dataclass(slots=True)
@@ -28,12 +31,37 @@ class News:
     ready_agents: set[str] = field(default_factory=set)
     leases_lost: int = 0
 
+    def add(self, other: "News") -> None:
+        """Take in what another transaction means."""
+        self.heads += other.heads
+        self.ready_agents |= other.ready_agents
+        self.leases_lost += other.leases_lost
+
+
+def news_of(ledger: Ledger) -> News:
+    """Say what a ledger's transaction means for others."""
+    news = News(leases_lost=len(ledger.freed))
+    for task_id in {chunk.task_id for chunk in ledger.chunks} | set(ledger.changed):
+        task = ledger.tasks[task_id]
+        news.heads.append(head_of(task, ledger.origins.get(task_id, "")))
+        if task.due:
+            news.ready_agents.add(task.agent)
+    return news
+
 
 @dataclass(slots=True)
 class Page:
     """A page of tasks; `next_after` is empty on the last."""
 
     tasks: list[Task]
+    next_after: str
+
+
+@dataclass(slots=True)
+class SchedulePage:
+    """A page of schedules; `next_after` is empty on the last."""
+
+    schedules: list[Schedule]
     next_after: str
 
 
@@ -92,6 +120,15 @@ class TaskStore(Protocol):
 
     async def prune(self, now_ms: int, retention: Retention) -> Pruned:
         """Forget one batch of what is kept long enough."""
+
+    async def fire(self, now_ms: int) -> tuple[News, bool]:
+        """Make the tasks of schedules that are due, each firing once whoever else asks; say whether there is more."""
+
+    async def get_schedule(self, tenant: str, schedule_id: str) -> Schedule:
+        """Return a schedule or raise NotFound."""
+
+    async def list_schedules(self, tenant: str, page_size: int, after: str) -> SchedulePage:
+        """Return a page of schedules, newest first, older than `after`."""
 
     async def heads(self, task_ids: Sequence[str]) -> list[Head]:
         """Return where the logs of those tasks end that exist, of any tenant."""

@@ -1,15 +1,16 @@
 """What storage does: commits in groups, tells routers the news, sweeps up after the dead."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.batching import Batcher
 from agentmesh.kit.clock import Clock
 from agentmesh.kit.errors import MeshError
-from agentmesh_storage.domain import Claimed, Head, Mutation, Offer, Outcome
-from agentmesh_storage.ports import ArtifactFiles, News, TaskStore
+from agentmesh_storage.domain import Claimed, Mutation, Offer, Outcome
+from agentmesh_storage.ports import ArtifactFiles, News, Retention, TaskStore
+from agentmesh_storage.watching import Watcher
 
 log = telemetry.logger(__name__)
 
@@ -17,69 +18,54 @@ _commits = telemetry.counter(names.STORAGE_COMMITS_TOTAL, "Transactions that wer
 _mutations = telemetry.counter(names.STORAGE_MUTATIONS_TOTAL, "Mutations that were applied or refused")
 _leases_lost = telemetry.counter(names.STORAGE_LEASES_LOST_TOTAL, "Runners whose lease ran out or was taken")
 
+_pruned = telemetry.counter(names.STORAGE_PRUNED_TOTAL, "What was kept long enough and is forgotten", ("what",))
+_news_missed = telemetry.counter(names.STORAGE_NEWS_MISSED_TOTAL, "Times that news of other processes may be lost")
+
 _ABANDONED_AFTER_MS = 3_600_000
-_MAX_HEADS = 10_000
+_OVERLAP_AT = 48  # a second commit at once pays only for so many
+_PRUNE_S, _PRUNE_MORE_S = 60.0, 0.5
+_COUNT_S, _COUNT_UP_TO = 1.0, 100_000
+KEPT_FOR_EVER = Retention(events_ms=10**15, tasks_ms=10**15, request_ids_ms=10**15, batch=1)
 
 Group = Sequence[Mutation]
 Outcomes = list[Outcome | MeshError]
 
 
-class Watcher:
-    """The news that one router has not been told yet: at most one head a task, at most 10,000 tasks.
-
-    A router that is slower than that loses the oldest; its poll finds them. Without a `router_id` it is told of
-    agents only.
-    """
-
-    def __init__(self, router_id: str) -> None:
-        self.router_id = router_id
-        self.ready_agents: set[str] = set()
-        self._heads: dict[str, Head] = {}
-        self._wake = asyncio.Event()
-
-    def tell(self, news: News) -> None:
-        """Take news in."""
-        for head in news.heads if self.router_id else ():
-            if head.origin != self.router_id:
-                if len(self._heads) >= _MAX_HEADS:
-                    self._heads.pop(next(iter(self._heads)))
-                self._heads[head.task_id] = head
-        self.ready_agents |= news.ready_agents
-        if self._heads or self.ready_agents:
-            self._wake.set()
-
-    async def heads(self) -> list[Head]:
-        """Wait for heads and take them."""
-        while not self._heads:
-            self._wake.clear()
-            await self._wake.wait()
-        heads, self._heads = list(self._heads.values()), {}
-        return heads
-
-    async def agents(self) -> set[str]:
-        """Wait for agents with ready work and take them."""
-        while not self.ready_agents:
-            self._wake.clear()
-            await self._wake.wait()
-        agents, self.ready_agents = self.ready_agents, set()
-        return agents
-
-
 class TaskKeeper:
     """Puts a store behind group commit and spreads its news.
 
-    `lease_ttl_ms` is also how long the first sweep of leases waits, so that runners can renew after storage
-    was away.
+    `lease_ttl_ms` is also how long sweeps of leases wait after storage or its database was away, so that runners can
+    renew first. At most `commits` transactions are under way at once, never two with the same task. `on_news` hears
+    what was committed here.
     """
 
-    def __init__(self, store: TaskStore, files: ArtifactFiles, clock: Clock, *, lease_ttl_ms: int) -> None:
+    def __init__(
+        self,
+        store: TaskStore,
+        files: ArtifactFiles,
+        clock: Clock,
+        *,
+        lease_ttl_ms: int,
+        retention: Retention = KEPT_FOR_EVER,
+        commits: int = 1,
+    ) -> None:
         self.store = store
+        self.on_news: Callable[[News], None] = lambda news: None
         self._files = files
         self._clock = clock
         self._watchers: set[Watcher] = set()
         self._batcher: Batcher[Group, Outcomes] = Batcher(
-            self._commit_groups, max_items=256, max_queued=4096, ticks=1, name="commit"
+            self._commit_groups,
+            max_items=256,
+            max_queued=4096,
+            max_in_flight=commits,
+            overlap_at=_OVERLAP_AT,
+            ticks=1,
+            name="commit",
         )
+        self._committing: dict[asyncio.Future[None], set[str]] = {}
+        self._lease_ttl_ms = lease_ttl_ms
+        self._retention = retention
         self._sweep_leases_from_ms = clock.now_ms() + lease_ttl_ms
         self._collected_ms = 0
 
@@ -112,8 +98,10 @@ class TaskKeeper:
         while True:
             try:
                 await self.sweep()
+                await self.fire()
             except MeshError as error:
                 log.warning("sweep_failed", reason=error.reason)
+                self._sweep_leases_from_ms = self._clock.now_ms() + self._lease_ttl_ms
             except Exception as error:
                 # Without sweeps no lost runner would ever be noticed.
                 log.error("sweep_failed", exc_info=error)
@@ -132,6 +120,54 @@ class TaskKeeper:
             for artifact_id in await self.store.abandoned_artifacts(now - _ABANDONED_AFTER_MS):
                 await self._files.delete(artifact_id)
 
+    async def prune_forever(self) -> None:
+        """Forget what is kept long enough, a batch at a time, until cancelled."""
+        while True:
+            more = False
+            try:
+                more = await self.prune()
+            except MeshError as error:
+                log.warning("prune_failed", reason=error.reason)
+            await asyncio.sleep(_PRUNE_MORE_S if more else _PRUNE_S)
+
+    async def prune(self) -> bool:
+        """Forget one batch; say whether there is more."""
+        pruned = await self.store.prune(self._clock.now_ms(), self._retention)
+        for artifact_id in pruned.artifact_ids:
+            await self._files.delete(artifact_id)
+        for what, count in (("logs", pruned.logs), ("tasks", pruned.tasks), ("requests", pruned.requests)):
+            _pruned.labels(what).inc(count)
+        return pruned.more
+
+    async def count_forever(self) -> None:
+        """Tell routers how much waits, until cancelled."""
+        while True:
+            await asyncio.sleep(_COUNT_S)
+            try:
+                backlog = await self.store.backlog(_COUNT_UP_TO)
+            except MeshError as error:
+                log.info("backlog_not_counted", reason=error.reason)
+                continue
+            for watcher in self._watchers:
+                watcher.count(backlog)
+
+    def hear(self, news: News | None) -> None:
+        """Spread what another process committed; None means that some of it may be lost."""
+        if news is None:
+            _news_missed.inc()
+        for watcher in self._watchers:
+            if news is None:
+                watcher.miss()
+            else:
+                watcher.tell(news)
+
+    async def fire(self) -> None:
+        """Make the tasks of the schedules that are due."""
+        more = True
+        while more:
+            news, more = await self.store.fire(self._clock.now_ms())
+            self._spread(news)
+
     async def aclose(self) -> None:
         """Commit what waits, then let go of the store."""
         await self._batcher.aclose()
@@ -139,7 +175,7 @@ class TaskKeeper:
 
     async def _commit_groups(self, groups: list[Group]) -> list[Outcomes]:
         flat = [mutation for group in groups for mutation in group]
-        outcomes, news = await self.store.commit(flat, self._clock.now_ms())
+        outcomes, news = await self._in_turn(flat)
         _commits.inc()
         _mutations.inc(len(flat))
         self._spread(news)
@@ -149,7 +185,22 @@ class TaskKeeper:
             start += len(group)
         return results
 
+    async def _in_turn(self, mutations: list[Mutation]) -> tuple[Outcomes, News]:
+        """Commit after those under way that have a task in common: what a task says must stay in order."""
+        touched = {getattr(m.change, "task_id", "") or getattr(m.change, "parent_id", "") for m in mutations} - {""}
+        before = [done for done, others in self._committing.items() if touched & others]
+        done = asyncio.get_running_loop().create_future()
+        self._committing[done] = touched
+        try:
+            if before:
+                await asyncio.wait(before)
+            return await self.store.commit(mutations, self._clock.now_ms())
+        finally:
+            del self._committing[done]
+            done.set_result(None)
+
     def _spread(self, news: News) -> None:
         if news.heads or news.ready_agents:
             for watcher in self._watchers:
                 watcher.tell(news)
+            self.on_news(news)

@@ -159,6 +159,20 @@ def to_head(head: Head) -> pb.TaskHead:
     )
 
 
+def from_head(message: pb.TaskHead) -> Head:
+    """Read where a log ends, as another storage process says it."""
+    return Head(
+        tenant=message.tenant,
+        task_id=message.task_id,
+        last_sequence=message.last_sequence,
+        state=State(message.state),
+        attempt=message.attempt,
+        cancel_requested=message.cancel_requested,
+        parent_id=message.parent_id,
+        origin="",
+    )
+
+
 def to_artifact(artifact: Artifact) -> types_pb2.Artifact:
     """Write an artifact's description."""
     return types_pb2.Artifact(

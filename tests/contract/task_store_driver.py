@@ -5,12 +5,16 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.ids import new_id
+from agentmesh.kit.settings import Database
 from agentmesh_storage import domain as d
+from agentmesh_storage.adapters.postgres.store import open_store
 from agentmesh_storage.adapters.sqlite.store import SqliteTaskStore
 from agentmesh_storage.ports import News, TaskStore
 from agentmesh_storage.rules import Rules
@@ -19,21 +23,34 @@ START_MS = 1_800_000_000_000
 LEASE_MS = 15_000
 MAX_LOSSES = 3
 RUNNER = "runner-1~a"
+RULES = Rules(
+    max_losses=MAX_LOSSES, weights={"heavy": 3}, tenants={"narrow": 2}, agents={"rare": 1}, labels={"project": 1}
+)
 
-Backend = Callable[[Path], AbstractAsyncContextManager[TaskStore]]
+Backend = Callable[[pytest.FixtureRequest, Path], AbstractAsyncContextManager[TaskStore]]
 
 
 @asynccontextmanager
-async def sqlite(folder: Path) -> AsyncIterator[TaskStore]:
+async def sqlite(_: pytest.FixtureRequest, folder: Path) -> AsyncIterator[TaskStore]:
     """Open the embedded backend."""
-    store = SqliteTaskStore(folder / "tasks.db", Rules(max_losses=MAX_LOSSES))
+    store = SqliteTaskStore(folder / "tasks.db", RULES)
     try:
         yield store
     finally:
         await store.aclose()
 
 
-BACKENDS: tuple[Backend, ...] = (sqlite,)
+@asynccontextmanager
+async def postgres(request: pytest.FixtureRequest, _: Path) -> AsyncIterator[TaskStore]:
+    """Open the production backend on a new database."""
+    store = await open_store(Database(url=request.getfixturevalue("database_url"), create_tables=True), RULES)
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+BACKENDS: tuple[Backend, ...] = (sqlite, postgres)
 
 
 def text_events(*texts: str) -> bytes:

@@ -1,23 +1,13 @@
 """What every TaskStore holds about one task: its numbers, its fence, its ends, its questions."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from agentmesh.kit.errors import AlreadyExists, InvalidRequest, NotFound, StaleAttempt, WrongState
 from agentmesh.kit.ids import new_id
 from agentmesh_storage import domain as d
-from tests.contract.task_store_driver import BACKENDS, LEASE_MS, RUNNER, Backend, Driver, reasons
+from tests.contract.task_store_driver import LEASE_MS, RUNNER, Driver, reasons
 
 State = d.State
-
-
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.__name__)
-async def driver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Driver]:
-    backend: Backend = request.param
-    async with backend(tmp_path) as store:
-        yield Driver(store)
 
 
 # -- numbers ------------------------------------------------------------------------------------------------

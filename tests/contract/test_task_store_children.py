@@ -1,23 +1,13 @@
 """What every TaskStore holds about parents and children."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from agentmesh.api.task.v1 import events_pb2 as pb
 from agentmesh.kit.ids import new_id
 from agentmesh_storage import domain as d
-from tests.contract.task_store_driver import BACKENDS, RUNNER, Backend, Driver
+from tests.contract.task_store_driver import RUNNER, Driver
 
 State = d.State
-
-
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.__name__)
-async def driver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Driver]:
-    backend: Backend = request.param
-    async with backend(tmp_path) as store:
-        yield Driver(store)
 
 
 async def children_of(driver: Driver, task: str) -> list[tuple[str, str]]:

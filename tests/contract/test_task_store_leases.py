@@ -1,25 +1,15 @@
 """What every TaskStore holds about runners, leases, order and time."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 from google.rpc import status_pb2
 
 from agentmesh.kit.errors import StaleAttempt, from_status
 from agentmesh.kit.ids import new_id
 from agentmesh_storage import domain as d
-from tests.contract.task_store_driver import BACKENDS, LEASE_MS, MAX_LOSSES, RUNNER, START_MS, Backend, Driver
+from tests.contract.task_store_driver import LEASE_MS, MAX_LOSSES, RUNNER, START_MS, Driver
 
 State = d.State
 SECOND_LIFE = "runner-1~b"
-
-
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.__name__)
-async def driver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Driver]:
-    backend: Backend = request.param
-    async with backend(tmp_path) as store:
-        yield Driver(store)
 
 
 def reason_of(error: bytes) -> str:

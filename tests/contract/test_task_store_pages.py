@@ -1,7 +1,5 @@
 """What every TaskStore holds about lists, journals and artifacts."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,16 +7,9 @@ import pytest
 from agentmesh.kit.errors import NotFound
 from agentmesh.kit.ids import new_id
 from agentmesh_storage import domain as d
-from tests.contract.task_store_driver import BACKENDS, RUNNER, START_MS, Backend, Driver, record
+from tests.contract.task_store_driver import RUNNER, START_MS, Driver, record
 
 State = d.State
-
-
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.__name__)
-async def driver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Driver]:
-    backend: Backend = request.param
-    async with backend(tmp_path) as store:
-        yield Driver(store)
 
 
 async def listed(driver: Driver, page_size: int = 100, **fields: Any) -> list[str]:

@@ -136,6 +136,7 @@ class Postgres:
     def _make_cluster(self) -> None:
         password = self._folder / "password"
         password.write_text(_PASSWORD)
+        password.chmod(0o644)  # whatever the umask is, the server's user reads it
         command = [str(self._binaries / "initdb"), "-D", str(self._data), "-U", _USER, "--no-sync"]
         command += [f"--pwfile={password}", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"]
         where = {"cwd": self._folder, **as_user(self._user)}

@@ -6,6 +6,8 @@ from typing import Protocol
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+_BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
 
 class Clock(Protocol):
     """Tells wall time and a time that never goes back."""
@@ -18,15 +20,28 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The clock of the machine."""
+    """The machine's clock as it was at the start of the process, and what has passed since.
+
+    Somebody who sets the clock by an hour must not end leases, tokens or tasks. Time asleep counts where the system
+    tells it (Linux).
+    """
+
+    def __init__(self) -> None:
+        self._offset_ns = time.time_ns() - _elapsed_ns()
 
     def now_ms(self) -> int:
         """Return milliseconds since 1970."""
-        return time.time_ns() // 1_000_000
+        return (self._offset_ns + _elapsed_ns()) // 1_000_000
 
     def monotonic(self) -> float:
         """Return seconds from an arbitrary start."""
         return time.monotonic()
+
+
+def _elapsed_ns() -> int:
+    if _BOOTTIME is not None:
+        return time.clock_gettime_ns(_BOOTTIME)
+    return time.monotonic_ns()
 
 
 def timestamp(ms: int) -> Timestamp:

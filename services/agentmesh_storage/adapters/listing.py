@@ -18,6 +18,7 @@ def list_query(filter: TaskFilter) -> tuple[str, list[Any]]:
         (bool(filter.agent), "agent = ?", (filter.agent,)),
         (bool(filter.context_id), "context_id = ? AND context_id <> ''", (filter.context_id,)),
         (bool(filter.parent_id), "parent_id = ? AND parent_id <> ''", (filter.parent_id,)),
+        (bool(filter.schedule_id), "schedule_id = ? AND schedule_id <> ''", (filter.schedule_id,)),
         (filter.created_after_ms is not None, "create_ms >= ?", (filter.created_after_ms,)),
         (filter.created_before_ms is not None, "create_ms < ?", (filter.created_before_ms,)),
         (filter.by_end, "end_ms IS NOT NULL", ()),
@@ -35,5 +36,5 @@ def list_query(filter: TaskFilter) -> tuple[str, list[Any]]:
             where.append(sql)
             parameters.extend(values)
     order = "end_ms DESC, id DESC" if filter.by_end else "id DESC"
-    sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"  # noqa: S608
+    sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE {' AND '.join(where)} ORDER BY {order} LIMIT ?"
     return sql, [*parameters, filter.page_size + 1]

@@ -7,7 +7,7 @@ from agentmesh_storage.domain import Artifact, State, Task, Usage
 
 FIXED = (
     "id", "tenant", "agent", "spec", "create_ms", "priority", "request_id", "request_hash", "context_id",
-    "parent_id", "parent_step", "retry_of", "traceparent", "timeout_ms",
+    "parent_id", "parent_step", "retry_of", "traceparent", "timeout_ms", "schedule_id",
 )  # fmt: skip
 _MOVING = (
     "state", "agent_version", "attempt", "failures", "losses", "last_sequence", "kept_sequence", "acked_offset",
@@ -44,7 +44,7 @@ def insert_values(t: Task) -> tuple[Any, ...]:
     """Return a task's values in the order of COLUMNS."""
     return (
         t.id, t.tenant, t.agent, t.spec, t.create_ms, t.priority, t.request_id, t.request_hash, t.context_id,
-        t.parent_id, t.parent_step, t.retry_of, t.traceparent, t.timeout_ms, *moving_values(t),
+        t.parent_id, t.parent_step, t.retry_of, t.traceparent, t.timeout_ms, t.schedule_id, *moving_values(t),
     )  # fmt: skip
 
 

@@ -128,13 +128,13 @@ async def test_a_router_is_told_of_others_commits_once_a_task_and_not_of_its_own
         assert isinstance(outcome, d.Outcome)
         for _ in range(2):
             await bench.keeper.commit([d.Mutation("acme", driver_says(bench, outcome.task_id), "router-1")])
-        heads = await other.heads()
+        heads, _ = await other.heads()
         assert [head.task_id for head in heads] == [outcome.task_id]
         waiting = asyncio.create_task(mine.heads())
         await asyncio.sleep(0)
         assert not waiting.done()
         await bench.keeper.commit([d.Mutation("acme", d.CancelTask(outcome.task_id), "router-2")])
-        (head,) = await waiting
+        (head,), _ = await waiting
         assert (head.state, head.last_sequence) == (d.State.CANCELED, 2)
 
 
@@ -145,8 +145,29 @@ def driver_says(bench: Bench, task_id: str) -> d.AppendEvents:
 async def test_ready_work_is_told_to_whoever_waits_for_it(bench: Bench) -> None:
     with bench.keeper.watching("") as watcher:
         await bench.keeper.commit([bench.new(), bench.new(agent="other"), bench.new(ready_ms=2**42, agent="late")])
-        told = await watcher.agents()
+        told, _ = await watcher.hints()
     assert told == {"echo", "other"}
+
+
+async def test_news_that_may_be_lost_make_a_router_look_at_everything(bench: Bench) -> None:
+    with bench.keeper.watching("router-1") as watcher:
+        bench.keeper.hear(None)
+        assert await watcher.heads() == ([], True)
+
+
+async def test_what_another_process_committed_is_told_like_what_this_one_did(bench: Bench) -> None:
+    task = await bench.driver.create()
+    with bench.keeper.watching("router-1") as watcher:
+        bench.keeper.hear(News(heads=await bench.store.heads([task]), ready_agents={"echo"}))
+        heads, missed = await watcher.heads()
+        agents, _ = await watcher.hints()
+    assert ([head.task_id for head in heads], missed, agents) == ([task], False, {"echo"})
+
+
+async def test_how_much_waits_is_told_by_tenant(bench: Bench) -> None:
+    await bench.keeper.commit([bench.new(), bench.new(), bench.new(ready_ms=2**42)])
+    assert await bench.store.backlog(100) == {"acme": 2}
+    assert await bench.store.backlog(1) == {"acme": 1}
 
 
 async def test_closing_commits_what_waits(tmp_path: Path) -> None:

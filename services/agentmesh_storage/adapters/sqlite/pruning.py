@@ -39,8 +39,7 @@ def _prune(db: sqlite3.Connection, now_ms: int, retention: Retention, pruned: Pr
     old = db.execute(_OLD_TASKS, (now_ms - retention.tasks_ms, batch)).fetchall()
     _forget_logs(db, old)
     for (task_id,) in old:
-        labels = "DELETE FROM task_labels WHERE task_id = ? AND tenant = (SELECT tenant FROM tasks WHERE id = ?)"
-        db.execute(labels, (task_id, task_id))
+        db.execute("DELETE FROM task_labels WHERE task_id = ?", (task_id,))
         gone = db.execute("DELETE FROM artifacts WHERE task_id = ? AND task_id <> '' RETURNING id", (task_id,))
         pruned.artifact_ids += [artifact_id for (artifact_id,) in gone.fetchall()]
     db.executemany("DELETE FROM tasks WHERE id = ?", old)

@@ -12,6 +12,7 @@ from agentmesh.kit.errors import MeshError, NotFound, Unavailable
 from agentmesh_storage.adapters.listing import list_query
 from agentmesh_storage.adapters.migrations import check_all_applied
 from agentmesh_storage.adapters.rows import ARTIFACT_COLUMNS, TASK_COLUMNS, to_artifact, to_task
+from agentmesh_storage.adapters.sqlite import schedules
 from agentmesh_storage.adapters.sqlite.migrate import migrate, pending
 from agentmesh_storage.adapters.sqlite.pruning import prune
 from agentmesh_storage.adapters.sqlite.writer import Writer
@@ -30,8 +31,9 @@ from agentmesh_storage.domain import (
     check_kept,
     head_of,
 )
-from agentmesh_storage.ports import News, Page, Pruned, Retention
+from agentmesh_storage.ports import News, Page, Pruned, Retention, SchedulePage
 from agentmesh_storage.rules import Rules
+from agentmesh_storage.schedules import Schedule
 
 T = TypeVar("T")
 
@@ -97,6 +99,18 @@ class SqliteTaskStore:
         """See TaskStore."""
         return await self._write(lambda: self._writer.sweep(now_ms, expire_leases=expire_leases))
 
+    async def fire(self, now_ms: int) -> tuple[News, bool]:
+        """See TaskStore."""
+        return await self._write(self._writer.fire, now_ms)
+
+    async def get_schedule(self, tenant: str, schedule_id: str) -> Schedule:
+        """See TaskStore."""
+        return await self._read(schedules.read_one, self._reader, tenant, schedule_id)
+
+    async def list_schedules(self, tenant: str, page_size: int, after: str) -> SchedulePage:
+        """See TaskStore."""
+        return await self._read(schedules.read_page, self._reader, tenant, page_size, after)
+
     async def get_task(self, tenant: str, task_id: str) -> Task:
         """See TaskStore."""
         return await self._read(self._find_task, tenant, task_id)
@@ -122,14 +136,14 @@ class SqliteTaskStore:
 
     async def heads(self, task_ids: Sequence[str]) -> list[Head]:
         """See TaskStore."""
-        sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+        sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
         rows = await self._read(lambda: self._reader.execute(sql, (json.dumps(list(task_ids)),)).fetchall())
         return [head_of(to_task(row)) for row in rows]
 
     async def backlog(self, limit: int) -> dict[str, int]:
         """See TaskStore."""
-        counted = f"SELECT count(*) FROM (SELECT 1 FROM tasks WHERE tenant = t.tenant AND {_WAITS} LIMIT ?)"  # noqa: S608
-        sql = f"SELECT tenant, ({counted}) FROM (SELECT DISTINCT tenant FROM tasks WHERE {_WAITS}) AS t"  # noqa: S608
+        counted = f"SELECT count(*) FROM (SELECT 1 FROM tasks WHERE tenant = t.tenant AND {_WAITS} LIMIT ?)"
+        sql = f"SELECT tenant, ({counted}) FROM (SELECT DISTINCT tenant FROM tasks WHERE {_WAITS}) AS t"
         return dict(await self._read(lambda: self._reader.execute(sql, (limit,)).fetchall()))
 
     async def prune(self, now_ms: int, retention: Retention) -> Pruned:
@@ -159,7 +173,7 @@ class SqliteTaskStore:
 
     async def get_artifact(self, tenant: str, artifact_id: str) -> Artifact:
         """See TaskStore."""
-        sql = f"SELECT {ARTIFACT_COLUMNS} FROM artifacts WHERE id = ? AND tenant = ?"  # noqa: S608
+        sql = f"SELECT {ARTIFACT_COLUMNS} FROM artifacts WHERE id = ? AND tenant = ?"
         row = await self._read(lambda: self._reader.execute(sql, (artifact_id, tenant)).fetchone())
         if row is None:
             raise NotFound("there is no such artifact", reason="ARTIFACT_NOT_FOUND")
@@ -168,7 +182,7 @@ class SqliteTaskStore:
     async def list_artifacts(self, tenant: str, task_id: str, page_size: int, after: str) -> list[Artifact]:
         """See TaskStore."""
         sql = (
-            f"SELECT {ARTIFACT_COLUMNS} FROM artifacts WHERE tenant = ? AND visible = 1 "  # noqa: S608
+            f"SELECT {ARTIFACT_COLUMNS} FROM artifacts WHERE tenant = ? AND visible = 1 "
             f"{'AND task_id = ?' if task_id else ''} {'AND id < ?' if after else ''} ORDER BY id DESC LIMIT ?"
         )
         parameters = (tenant, *filter(None, (task_id, after)), page_size)
@@ -226,7 +240,7 @@ class SqliteTaskStore:
         return tasks, False
 
     def _find_task(self, tenant: str, task_id: str) -> Task:
-        sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id = ? AND tenant = ?"  # noqa: S608
+        sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id = ? AND tenant = ?"
         row = self._reader.execute(sql, (task_id, tenant)).fetchone()
         if row is None:
             raise NotFound("there is no such task", reason="TASK_NOT_FOUND")
@@ -236,7 +250,7 @@ class SqliteTaskStore:
         self._reader.execute("BEGIN")
         try:
             task = self._find_task(tenant, task_id)
-            check_kept(task, after)
+            check_kept(after, task.pruned_sequence)
             chunks: list[Chunk] = []
             size = 0
             for attempt, first, count, events in self._reader.execute(_CHUNKS, (task_id, task_id, after + 1)):

@@ -15,6 +15,8 @@ from agentmesh_storage.adapters.rows import (
     moving_values,
     to_tasks,
 )
+from agentmesh_storage.adapters.schedule_rows import BATCH
+from agentmesh_storage.adapters.sqlite import schedules
 from agentmesh_storage.domain import (
     AppendEvents,
     Claim,
@@ -29,49 +31,47 @@ from agentmesh_storage.domain import (
     Runner,
     SpawnTask,
     Task,
-    head_of,
 )
 from agentmesh_storage.ledger import Ledger
-from agentmesh_storage.ports import News
+from agentmesh_storage.ports import News, news_of
 from agentmesh_storage.rules import Rules
 
 _DEADLINE_GRACE_MS = 5_000  # runner and router end a task in time; storage does when both are gone
 _SWEEP_LIMIT = 500
 _MAX_CLAIM_BYTES = 1024 * 1024  # of specs: one reply holds what one claim gives
 
-_INSERT_TASK = f"INSERT INTO tasks ({TASK_COLUMNS}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
-_UPDATE_TASK = f"UPDATE tasks SET {', '.join(f'{column} = ?' for column in MOVING)} WHERE id = ?"  # noqa: S608
-_BY_ID = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+_INSERT_TASK = f"INSERT INTO tasks ({TASK_COLUMNS}) VALUES ({', '.join('?' * len(COLUMNS))})"
+_UPDATE_TASK = f"UPDATE tasks SET {', '.join(f'{column} = ?' for column in MOVING)} WHERE id = ?"
+_BY_ID = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
 _BY_REQUEST = (
-    f"SELECT {TASK_COLUMNS} FROM tasks "  # noqa: S608
-    "WHERE tenant = ? AND request_id = ? AND request_id <> '' AND request_open = 1"
+    f"SELECT {TASK_COLUMNS} FROM tasks WHERE tenant = ? AND request_id = ? AND request_id <> '' AND request_open = 1"
 )
-_BY_PARENT_STEP = f"SELECT {TASK_COLUMNS} FROM tasks WHERE parent_id = ? AND parent_step = ? AND parent_id <> ''"  # noqa: S608
-_LEASED = f"SELECT {TASK_COLUMNS} FROM tasks WHERE incarnation = ? AND incarnation <> ''"  # noqa: S608
-_CHILDREN = f"SELECT {TASK_COLUMNS} FROM tasks WHERE parent_id = ? AND parent_id <> '' AND end_ms IS NULL"  # noqa: S608
+_BY_PARENT_STEP = f"SELECT {TASK_COLUMNS} FROM tasks WHERE parent_id = ? AND parent_step = ? AND parent_id <> ''"
+_LEASED = f"SELECT {TASK_COLUMNS} FROM tasks WHERE incarnation = ? AND incarnation <> ''"
+_CHILDREN = f"SELECT {TASK_COLUMNS} FROM tasks WHERE parent_id = ? AND parent_id <> '' AND end_ms IS NULL"
 _HIGHEST = 1_000_000  # above every priority
 _IS_DUE = "ready_ms IS NOT NULL AND due = 1"
 # One step from a (priority, tenant) to the next, past everything between.
 _NEXT_TENANT = (
-    f"SELECT -priority, tenant FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority = ? AND tenant > ? "  # noqa: S608
+    f"SELECT -priority, tenant FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority = ? AND tenant > ? "
     "ORDER BY tenant LIMIT 1"
 )
 _NEXT_PRIORITY = (
-    f"SELECT -priority, tenant FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority > ? "  # noqa: S608
+    f"SELECT -priority, tenant FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority > ? "
     "ORDER BY -priority, tenant LIMIT 1"
 )
 _READY = (
-    f"SELECT {CANDIDATE_COLUMNS} FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority = ? AND tenant = ? "  # noqa: S608
+    f"SELECT {CANDIDATE_COLUMNS} FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority = ? AND tenant = ? "
     "ORDER BY ready_ms, id LIMIT ?"
 )
-_READY_AGENTS = f"SELECT name FROM agents WHERE EXISTS (SELECT 1 FROM tasks WHERE agent = name AND {_IS_DUE})"  # noqa: S608
+_READY_AGENTS = f"SELECT name FROM agents WHERE EXISTS (SELECT 1 FROM tasks WHERE agent = name AND {_IS_DUE})"
 _MAKE_DUE = "UPDATE tasks SET due = 1 WHERE ready_ms IS NOT NULL AND due = 0 AND ready_ms <= ?"
 _RUNNING = (
     "SELECT tenant, agent, limited_by, count(*) FROM tasks WHERE incarnation <> '' GROUP BY tenant, agent, limited_by"
 )
 # Each part reads a partial index that holds only the tasks it is about.
 _OVERDUE = tuple(
-    f"SELECT {TASK_COLUMNS} FROM tasks WHERE {condition} LIMIT {_SWEEP_LIMIT}"  # noqa: S608
+    f"SELECT {TASK_COLUMNS} FROM tasks WHERE {condition} LIMIT {_SWEEP_LIMIT}"
     for condition in (
         "queue_deadline_ms IS NOT NULL AND queue_deadline_ms < :now",
         "incarnation <> '' AND deadline_ms < :now - :grace",
@@ -95,10 +95,11 @@ class Writer:
         """Apply mutations in order."""
         with _Transaction(self._db):
             ledger = self._load(mutations, now_ms)
+            schedules.load(self._db, ledger, mutations)
             outcomes = [ledger.apply(mutation) for mutation in mutations]
             self._settle(ledger)
             self._write(ledger)
-        return outcomes, _news(ledger)
+        return outcomes, news_of(ledger)
 
     def claim(self, offers: Sequence[Offer], now_ms: int) -> tuple[list[Claimed], News]:
         """Start attempts of ready tasks."""
@@ -117,7 +118,7 @@ class Writer:
                     claimed.extend(given)
             self._settle(ledger)
             self._write(ledger)
-        return claimed, _news(ledger)
+        return claimed, news_of(ledger)
 
     def sweep(self, now_ms: int, *, expire_leases: bool) -> News:
         """Free runners, end overdue tasks, look for ready work."""
@@ -136,9 +137,21 @@ class Writer:
             self._settle(ledger)
             self._write(ledger)
             ready = {agent for (agent,) in self._db.execute(_READY_AGENTS)}
-        news = _news(ledger)
+        news = news_of(ledger)
         news.ready_agents |= ready
         return news
+
+    def fire(self, now_ms: int) -> tuple[News, bool]:
+        """Make the tasks of schedules that are due."""
+        due = schedules.due(self._db, now_ms)  # nobody else writes: what is read now still holds below
+        if not due:
+            return News(), False
+        with _Transaction(self._db):
+            ledger = Ledger(now_ms, self._rules)
+            schedules.fire(self._db, ledger, due)
+            self._settle(ledger)
+            self._write(ledger)
+        return news_of(ledger), len(due) >= BATCH
 
     def execute(self, sql: str, parameters: tuple[object, ...]) -> list[tuple[object, ...]]:
         """Run one statement in a transaction of its own."""
@@ -321,6 +334,7 @@ class Writer:
                 (new, old),
             )
         self._write_others(ledger)
+        schedules.write(db, ledger)
 
     def _write_others(self, ledger: Ledger) -> None:
         db = self._db
@@ -356,13 +370,3 @@ class _Transaction:
 def _runner(row: Iterable[object]) -> Runner:
     incarnation, name, until, freed = row
     return Runner(str(incarnation), str(name), int(until), bool(freed))  # type: ignore[call-overload]
-
-
-def _news(ledger: Ledger) -> News:
-    news = News(leases_lost=len(ledger.freed))
-    for task_id in {chunk.task_id for chunk in ledger.chunks} | set(ledger.changed):
-        task = ledger.tasks[task_id]
-        news.heads.append(head_of(task, ledger.origins.get(task_id, "")))
-        if task.due:
-            news.ready_agents.add(task.agent)
-    return news

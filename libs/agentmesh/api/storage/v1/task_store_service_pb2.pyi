@@ -1487,6 +1487,36 @@ class WatchEventsResponse(_message.Message):
 Global___WatchEventsResponse: _TypeAlias = WatchEventsResponse  # noqa: Y015
 
 @_typing.final
+class NewsOfStorage(_message.Message):
+    """NewsOfStorage is what one storage process tells the others; it is in no call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADS_FIELD_NUMBER: _builtins.int
+    READY_AGENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskHead]:
+        """Tasks with new events."""
+
+    @_builtins.property
+    def ready_agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Agents that have ready work."""
+
+    def __init__(
+        self,
+        *,
+        heads: _abc.Iterable[Global___TaskHead] | None = ...,
+        ready_agents: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "ready_agents", b"ready_agents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewsOfStorage: _TypeAlias = NewsOfStorage  # noqa: Y015
+
+@_typing.final
 class TaskHead(_message.Message):
     """TaskHead says where a task's log ends."""
 

@@ -16,3 +16,4 @@ CREATE UNIQUE INDEX tasks_by_request ON tasks (tenant, request_id) WHERE request
 CREATE INDEX tasks_request_open ON tasks (end_ms) WHERE end_ms IS NOT NULL AND request_id <> '' AND request_open = 1;
 CREATE INDEX tasks_unpruned ON tasks (end_ms) WHERE end_ms IS NOT NULL AND pruned_sequence = 0;
 CREATE INDEX tasks_ended ON tasks (end_ms) WHERE end_ms IS NOT NULL;
+CREATE INDEX task_labels_by_task ON task_labels (task_id);

@@ -1,0 +1,1 @@
+"""The production backend: PostgreSQL, any number of storage processes, group commit in few statements."""

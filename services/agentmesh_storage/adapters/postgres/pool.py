@@ -1,0 +1,179 @@
+"""Connections to PostgreSQL: lent with a deadline, replaced by age, and one clock for every process: the database's."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from asyncpg import exceptions
+
+from agentmesh.kit import telemetry
+from agentmesh.kit.errors import MeshError, Unavailable, WrongState
+from agentmesh.kit.settings import Database
+
+log = telemetry.logger(__name__)
+
+COMMAND_TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 5.0
+_IDLE_S = 60.0
+_FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 2.0
+_CLOSE_S = 5.0
+
+_SERVER_SETTINGS = {
+    "application_name": "agentmesh-storage",
+    # The writer's plans are pinned: statistics of a table that is new, or has just grown, choose scans.
+    "enable_seqscan": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+    "lock_timeout": "5s",
+    "statement_timeout": "10s",
+    # A frozen storage process must not hold rows that another one needs.
+    "idle_in_transaction_session_timeout": "5s",
+}
+
+# The database is not there, not now, or not for writing; the next try may find it.
+GONE = (
+    exceptions.PostgresConnectionError,
+    exceptions.InterfaceError,
+    exceptions.OperatorInterventionError,
+    exceptions.InsufficientResourcesError,
+    exceptions.InvalidTransactionStateError,
+    exceptions.LockNotAvailableError,
+    exceptions.InternalServerError,
+    OSError,
+    TimeoutError,
+)
+# It is there, and will say the same again.
+_REFUSED = (
+    exceptions.InvalidAuthorizationSpecificationError,
+    exceptions.InvalidCatalogNameError,
+    exceptions.InsufficientPrivilegeError,
+)
+
+Connection = Any  # asyncpg's pool lends proxies of its connections
+
+
+class Pool:
+    """Lends connections; see `Database` for its sizes and times. Made by `open_pool`."""
+
+    def __init__(self, pool: "asyncpg.Pool[Any]", settings: Database) -> None:
+        self._pool = pool
+        self._acquire_s = settings.pool_timeout
+        self._recycle_s = settings.pool_recycle
+        self._born: dict[int, float] = {}
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Connection]:
+        """Lend a connection; raise Unavailable if none is free in time or the database is gone."""
+        try:
+            connection = await self._pool.acquire(timeout=self._acquire_s)
+        except TimeoutError as error:
+            raise Unavailable(
+                "storage has no database connection to spare", reason="DATABASE_POOL_EXHAUSTED", retry_after_s=1
+            ) from error
+        except (*GONE, *_REFUSED) as error:
+            raise gone() from error
+        try:
+            yield connection
+        except (*GONE, asyncio.CancelledError):
+            # What it was doing may still go on there; whoever gets it next must not meet that.
+            connection.terminate()
+            raise
+        finally:
+            if self._is_old(connection):
+                connection.terminate()
+            await self._pool.release(connection, timeout=_CLOSE_S)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Lend a connection inside BEGIN … COMMIT, or ROLLBACK; raise Unavailable if the database is gone."""
+        try:
+            async with self.lend() as connection, connection.transaction():
+                yield connection
+        except MeshError:
+            raise
+        except GONE as error:
+            raise gone() from error
+
+    async def fetch(self, sql: str, *parameters: object) -> list[Any]:
+        """Run one statement and return its rows; raise Unavailable if the database is gone."""
+        try:
+            async with self.lend() as connection:
+                rows: list[Any] = await connection.fetch(sql, *parameters)
+                return rows
+        except GONE as error:
+            raise gone() from error
+
+    async def aclose(self) -> None:
+        """Close every connection, those in use too after a while."""
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    def _is_old(self, connection: Connection) -> bool:
+        if connection.is_closed():
+            return False
+        now = time.monotonic()
+        born = self._born.setdefault(connection.get_server_pid(), now)
+        if now - born < self._recycle_s:
+            return False
+        del self._born[connection.get_server_pid()]
+        return True
+
+
+async def open_pool(settings: Database) -> Pool:
+    """Connect, waiting for a database that is not up yet; raise WrongState if it refuses us."""
+    wait_s = _FIRST_RETRY_S
+    while True:
+        try:
+            return Pool(await _connect(settings), settings)
+        except _REFUSED as error:
+            raise WrongState(
+                "the database refuses the connection: are user, password and database name right?",
+                reason="DATABASE_REFUSED",
+            ) from error
+        except GONE as error:
+            log.warning("database_not_reached", kind=type(error).__name__, retry_in_s=wait_s)
+        await asyncio.sleep(wait_s)
+        wait_s = min(wait_s * 2, _LAST_RETRY_S)
+
+
+async def connect(url: str) -> Connection:
+    """Open one connection outside of any pool."""
+    return await asyncpg.connect(
+        url, timeout=_CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S, server_settings=_SERVER_SETTINGS
+    )
+
+
+def gone() -> Unavailable:
+    """Say that the database is gone."""
+    return Unavailable("the database can't be reached", reason="DATABASE_UNAVAILABLE", retry_after_s=1)
+
+
+async def _connect(settings: Database) -> "asyncpg.Pool[Any]":
+    assert settings.url is not None
+    return await asyncpg.create_pool(
+        settings.url.get_secret_value(),
+        min_size=min(2, settings.pool_size),
+        max_size=settings.pool_size + settings.max_overflow,
+        max_inactive_connection_lifetime=_IDLE_S,
+        timeout=_CONNECT_TIMEOUT_S,
+        command_timeout=COMMAND_TIMEOUT_S,
+        statement_cache_size=256,
+        server_settings=_SERVER_SETTINGS,
+        reset=_nothing,  # it would cost each use a round trip; nothing here leaves a trace in a session
+        init=_echo if settings.echo else None,
+    )
+
+
+async def _nothing(connection: Connection) -> None:
+    pass
+
+
+async def _echo(connection: Connection) -> None:
+    connection.add_query_logger(lambda query: log.debug("sql", statement=query.query, elapsed_s=query.elapsed))
