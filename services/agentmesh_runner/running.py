@@ -1,18 +1,20 @@
 """An attempt that runs in this runner, and the mesh as it sees it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
 from agentmesh.api.runner.v1 import runner_service_pb2 as pb
 from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import names
-from agentmesh.kit.errors import InvalidRequest, from_status
+from agentmesh.kit.errors import InvalidRequest, Unauthenticated, from_status
 from agentmesh.kit.wire import TERMINAL
 from agentmesh_runner.attempt_log import AttemptLog
 from agentmesh_runner.ports import Artifacts, Models
+
+_T = TypeVar("_T")
 
 _MAX_SPAWN_BYTES = names.MAX_BATCH_BYTES
 
@@ -33,7 +35,8 @@ class Running:
         self.assignment = assignment
         self.task_id = assignment.task_id
         self.attempt = assignment.attempt
-        self.token = assignment.token
+        self._token = assignment.token
+        self._token_renewed = asyncio.Event()
         self.log = AttemptLog(assignment.task_id, assignment.attempt)
         self.stop_reason: int = 0
         self.waiting_since: float | None = None
@@ -59,6 +62,17 @@ class Running:
         """Whether the attempt is at work: it has not ended, and does not wait."""
         return not self.log.ended and self.waiting_since is None
 
+    @property
+    def token(self) -> str:
+        """The newest token of the attempt."""
+        return self._token
+
+    @token.setter
+    def token(self, token: str) -> None:
+        self._token = token
+        self._token_renewed.set()
+        self._token_renewed = asyncio.Event()
+
     # -- the port Mesh --------------------------------------------------------------------------------------
 
     async def say(self, events: Sequence[events_pb2.TaskEvent], steps: Sequence[pb.StepRecord] = ()) -> None:
@@ -80,10 +94,16 @@ class Running:
         key = request.idempotency_key
         self._keys.add(key)
         try:
-            async for delta in self._models.generate(
-                request, token=self.token, traceparent=self.assignment.traceparent
-            ):
-                yield delta
+            while True:
+                token = self.token
+                try:
+                    async for delta in self._models.generate(
+                        request, token=token, traceparent=self.assignment.traceparent
+                    ):
+                        yield delta
+                    break
+                except Unauthenticated as error:
+                    await self._after_renewal(token, error)
             self._keys.discard(key)
         except Exception:
             self._keys.discard(key)
@@ -91,11 +111,11 @@ class Running:
 
     async def store_artifact(self, name: str, media_type: str, data: bytes) -> types_pb2.Artifact:
         """See Mesh."""
-        return await self._artifacts.store(name, media_type, data, token=self.token)
+        return await self._with_token(lambda token: self._artifacts.store(name, media_type, data, token=token))
 
     async def load_artifact(self, artifact_id: str) -> tuple[types_pb2.Artifact, bytes]:
         """See Mesh."""
-        return await self._artifacts.load(artifact_id, token=self.token)
+        return await self._with_token(lambda token: self._artifacts.load(artifact_id, token=token))
 
     async def spawn(self, step_key: str, spec: task_pb2.TaskSpec) -> task_pb2.Task:
         """See Mesh."""
@@ -164,6 +184,25 @@ class Running:
         """End the attempt's log."""
         self.log.end(outcome)
         self._said()
+
+    async def _with_token(self, call: Callable[[str], Awaitable[_T]]) -> _T:
+        while True:
+            token = self._token
+            try:
+                return await call(token)
+            except Unauthenticated as error:
+                await self._after_renewal(token, error)
+
+    async def _after_renewal(self, token: str, error: Unauthenticated) -> None:
+        """Wait for a token after this one if a call failed because it was over; raise the error otherwise.
+
+        Tokens are renewed with the lease, and whoever was frozen comes back with an old one. If the lease is not
+        renewed either, its end stops the attempt, and with it this wait.
+        """
+        if error.reason != "TASK_TOKEN_EXPIRED":
+            raise error
+        while self._token == token:
+            await self._token_renewed.wait()
 
     def _ask_for(self, step_key: str, spec: task_pb2.TaskSpec) -> None:
         self.spawns.append(pb.SpawnChild(task_id=self.task_id, attempt=self.attempt, step_key=step_key, spec=spec))
