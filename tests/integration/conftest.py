@@ -1,0 +1,26 @@
+"""The deployments that promises are tested on: replicas over PostgreSQL, and one storage over SQLite."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.support.fleet import Fleet
+
+Start = Callable[..., Fleet]
+
+
+@pytest.fixture(scope="module", params=["postgres", "sqlite"])
+def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts fleets that the tests of a module share: two of everything, but one storage on SQLite."""
+    with ExitStack() as stack:
+
+        def begin(**counts: Any) -> Fleet:
+            database, storages = "", 1
+            if request.param == "postgres":
+                database, storages = request.getfixturevalue("postgres").new_database(), 2
+            several = {"routers": 2, "runners": 2, "storages": storages, **counts}
+            return stack.enter_context(Fleet(tmp_path_factory.mktemp("fleet"), database=database, **several))
+
+        yield begin
