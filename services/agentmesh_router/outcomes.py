@@ -42,8 +42,8 @@ def fill_append(append: pb.AppendEvents, batch: runner_pb.EventBatch, standing: 
     append.offsets = append.event_count = len(events)
     append.events = batch.events
     for step in batch.steps:
-        if not 0 <= step.event_index < len(events) or events[step.event_index].step_completed.key != step.key:
-            raise InvalidRequest("a step has no step_completed event", reason="STEP_WITHOUT_EVENT")
+        if not 0 <= step.event_index < len(events) or not _stands_for(events[step.event_index], step):
+            raise InvalidRequest("a step has no event that stands for it", reason="STEP_WITHOUT_EVENT")
         append.steps.append(step)
     for event in events:
         _look_at(event, append, standing)
@@ -61,6 +61,15 @@ def fill_failed(append: pb.AppendEvents, batch: runner_pb.EventBatch, error: Mes
     append.state = events_pb2.TASK_STATE_FAILED
     append.error.CopyFrom(to_status(error))
     append.events = state_event(events_pb2.TASK_STATE_FAILED, now_ms, error=append.error)
+
+
+def _stands_for(event: events_pb2.TaskEvent, step: runner_pb.StepRecord) -> bool:
+    kind = event.WhichOneof("payload")
+    if step.kind != "intent":
+        return kind == "step_completed" and event.step_completed.key == step.key
+    if kind == "tool_result":  # the call failed, and may be made again
+        return event.tool_result.HasField("error") and event.tool_result.call_id == step.key
+    return kind == "tool_call" and event.tool_call.call_id == step.key
 
 
 def _look_at(event: events_pb2.TaskEvent, append: pb.AppendEvents, standing: Standing) -> None:

@@ -2,7 +2,7 @@
 
 from agentmesh.sdk.agent import Agent, Check, Result, Skill, Verdict, agent
 from agentmesh.sdk.context import InputFile, TaskContext
-from agentmesh.sdk.errors import AgentError, ChildFailed, Rejected
+from agentmesh.sdk.errors import AgentError, ChildFailed, Rejected, ToolOutcomeUnknown
 from agentmesh.sdk.llm import LlmAnswer, LlmMessage
 from agentmesh.sdk.tools import Tool, tool
 
@@ -19,6 +19,7 @@ __all__ = [
     "Skill",
     "TaskContext",
     "Tool",
+    "ToolOutcomeUnknown",
     "Verdict",
     "agent",
     "tool",

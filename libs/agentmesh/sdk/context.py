@@ -12,13 +12,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf import json_format
-from google.protobuf.struct_pb2 import Value
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.types.v1 import types_pb2
-from agentmesh.kit.errors import Unavailable, to_status
+from agentmesh.kit.errors import Unavailable
 from agentmesh.kit.structs import to_python
 from agentmesh.kit.wire import TERMINAL
 from agentmesh.sdk.agent import to_struct
@@ -26,7 +25,8 @@ from agentmesh.sdk.errors import AgentError, ChildFailed
 from agentmesh.sdk.journal import Journal, digest_of
 from agentmesh.sdk.llm import AnswerBuilder, LlmAnswer, LlmMessage, build_request, from_response
 from agentmesh.sdk.ports import Mesh
-from agentmesh.sdk.steps import Steps, enter_scope, open_step, timed
+from agentmesh.sdk.steps import Steps, enter_scope, open_step, timed, to_json
+from agentmesh.sdk.tool_calls import call_tool
 from agentmesh.sdk.tools import Tool, tool
 
 Event = events_pb2.TaskEvent
@@ -34,7 +34,6 @@ Event = events_pb2.TaskEvent
 _LLM_TRIES = 3
 _MAX_NAME = 255
 _LLM_RETRY_S = 0.5
-_MAX_SHOWN_RESULT = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,8 @@ class TaskContext:
             stored: bytes = artifact.SerializeToString()
             return stored
 
-        record = await self._steps.run("step", f"artifact:{name}", digest, "", store)
+        key = self._steps.key("step", f"artifact:{name}", digest)
+        record = await self._steps.run("step", f"artifact:{name}", key, store)
         artifact = types_pb2.Artifact.FromString(record)
         self.artifacts.append(artifact)
         return artifact
@@ -159,9 +159,9 @@ class TaskContext:
                 result = await asyncio.to_thread(function, *args)
                 if inspect.isawaitable(result):
                     result = await result
-            return _to_json(name, result)
+            return to_json(name, result)
 
-        return json.loads(await self._steps.run("step", name, digest_of(args), key, run))
+        return json.loads(await self._steps.run("step", name, self._steps.key("step", name, digest_of(args), key), run))
 
     async def llm(
         self,
@@ -203,30 +203,17 @@ class TaskContext:
             data: bytes = response.SerializeToString()
             return data
 
-        data = await self._steps.run("llm", name, digest, key, ask)
+        data = await self._steps.run("llm", name, self._steps.key("llm", name, digest, key), ask)
         return from_response(llm_pb.GenerateResponse.FromString(data))
 
     async def tool(self, function: Tool | Callable[..., Any], /, *, key: str = "", **arguments: Any) -> Any:
-        """Call a tool and return its JSON-able result. Journaled; the log shows the call and the answer."""
+        """Call a tool and return its JSON-able result. Journaled; the log shows the call and the answer.
+
+        Raises what the tool raises, and ToolOutcomeUnknown if an earlier attempt began the call and was lost.
+        """
         called = function if isinstance(function, Tool) else _as_tool(function)
 
-        async def run() -> bytes:
-            step = open_step()
-            call = events_pb2.ToolCall(call_id=step.key, name=called.name, arguments=to_struct(_jsonable(arguments)))
-            await self._steps.say(Event(tool_call=call))
-            answer = events_pb2.ToolResult(call_id=step.key, name=called.name)
-            try:
-                data = _to_json(called.name, await called.call(arguments))
-            except Exception:
-                answer.error.CopyFrom(to_status(Unavailable("the tool failed", reason="TOOL_FAILED")))
-                await self._steps.say(Event(tool_result=answer))
-                raise
-            shown = data if len(data) <= _MAX_SHOWN_RESULT else b'"(too large to be shown)"'
-            answer.result.CopyFrom(json_format.Parse(shown, Value()))
-            step.held.append(Event(tool_result=answer))
-            return data
-
-        return json.loads(await self._steps.run("tool", called.name, digest_of(arguments), key, run))
+        return await call_tool(self._steps, called, arguments, key)
 
     # -- values that must not change between attempts ---------------------------------------------------------
 
@@ -246,7 +233,7 @@ class TaskContext:
         async def run() -> bytes:
             return json.dumps(make()).encode()
 
-        return json.loads(await self._steps.run("value", name, "", "", run))
+        return json.loads(await self._steps.run("value", name, self._steps.key("value", name, ""), run))
 
     # -- others -------------------------------------------------------------------------------------------
 
@@ -351,18 +338,6 @@ class TaskContext:
                     raise
                 await asyncio.sleep(_LLM_RETRY_S * attempt)
         raise AssertionError("unreachable")
-
-
-def _to_json(name: str, value: Any) -> bytes:
-    try:
-        return json.dumps(value).encode()
-    except (TypeError, ValueError) as error:
-        raise AgentError("RESULT_NOT_JSON", f"the result of {name!r} can't be written as JSON") from error
-
-
-def _jsonable(arguments: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(json.dumps(arguments, default=str))
-    return plain
 
 
 def _as_tool(function: Callable[..., Any]) -> Tool:

@@ -27,3 +27,18 @@ class ChildFailed(AgentError):
         super().__init__("CHILD_FAILED", f"the child task ended {state}: {message}" if message else f"a child {state}")
         self.task_id = task_id
         self.state = state
+
+
+class ToolOutcomeUnknown(AgentError):
+    """An earlier attempt began to call a tool and was lost: whether the tool did its work is not known.
+
+    The tool is not run again under the same key. An agent that knows better catches this; a tool that may be
+    run twice is declared `idempotent`.
+    """
+
+    def __init__(self, tool: str) -> None:
+        super().__init__(
+            "TOOL_OUTCOME_UNKNOWN",
+            f"an earlier attempt began to call {tool!r} and was lost; whether the tool did its work is not known",
+        )
+        self.tool = tool

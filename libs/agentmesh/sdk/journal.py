@@ -9,22 +9,29 @@ from typing import Any
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 
+INTENT = "intent"
+"""The kind of a record that says a call was begun; with a result, that it failed and may be made again."""
+
 
 class Journal:
     """Finished steps by key, and for each scope how many events were said outside of steps.
+
+    Calls that were begun and have no outcome are kept apart: they are not finished.
 
     A key is made of scope, kind, name, digest of the input and how often that came before in its scope, so it
     does not depend on the order in which concurrent steps finish.
     """
 
     def __init__(self, records: Iterable[runner_pb.StepRecord] = ()) -> None:
-        self._records = {record.key: record for record in records}
-        self._unmatched = set(self._records)
+        self._records: dict[str, runner_pb.StepRecord] = {}
+        self._intents: dict[str, runner_pb.StepRecord] = {}  # the last of each key
         self._occurrences: Counter[str] = Counter()
         self._said_before: dict[str, int] = {}
-        for record in self._records.values():
+        for record in records:
+            self._kept(record)[record.key] = record
             for scope, count in record.emitted.items():
                 self._said_before[scope] = max(count, self._said_before.get(scope, 0))
+        self._unmatched = {*self._records, *(key for key, record in self._intents.items() if not record.result)}
         self._said: Counter[str] = Counter()
         self._unrecorded: set[str] = set()
 
@@ -39,16 +46,21 @@ class Journal:
         self._unmatched.discard(key)
         return self._records.get(key)
 
+    def is_intended(self, key: str) -> bool:
+        """Say whether a call was begun under this key, and nothing tells how it went."""
+        self._unmatched.discard(key)
+        return key in self._intents and key not in self._records and not self._intents[key].result
+
     def add(self, record: runner_pb.StepRecord) -> None:
-        """Take a step in that has just finished; it then carries what was said since the last one."""
+        """Take a record in that is about to be said; it then carries what was said since the last one."""
         for scope in self._unrecorded:
             record.emitted[scope] = self._said[scope]
         self._unrecorded.clear()
-        self._records[record.key] = record
+        self._kept(record)[record.key] = record
 
     def take_back(self, record: runner_pb.StepRecord) -> None:
-        """Forget a step that could not be said; the next one then carries what it carried."""
-        del self._records[record.key]
+        """Forget a record that could not be said; the next one then carries what it carried."""
+        del self._kept(record)[record.key]
         self._unrecorded.update(record.emitted)
 
     def is_news(self, scope: str) -> bool:
@@ -56,6 +68,9 @@ class Journal:
         self._said[scope] += 1
         self._unrecorded.add(scope)
         return self._said[scope] > self._said_before.get(scope, 0)
+
+    def _kept(self, record: runner_pb.StepRecord) -> dict[str, runner_pb.StepRecord]:
+        return self._intents if record.kind == INTENT else self._records
 
     @property
     def unmatched(self) -> list[str]:

@@ -1,17 +1,22 @@
 """Journaled steps: each is done once in the task's life, and what it said stands or falls with it."""
 
 import hashlib
+import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
+
+from google.rpc import status_pb2
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2
 from agentmesh.kit import names
 from agentmesh.kit.clock import duration, timestamp
-from agentmesh.sdk.journal import Journal
+from agentmesh.sdk.errors import AgentError
+from agentmesh.sdk.journal import INTENT, Journal
 from agentmesh.sdk.ports import Mesh
 
 Event = events_pb2.TaskEvent
@@ -70,11 +75,8 @@ class Steps:
             return
         await self._mesh.say([timed(event)])
 
-    async def run(
-        self, kind: str, name: str, digest: str, given_key: str, work: Callable[[], Awaitable[bytes]]
-    ) -> bytes:
+    async def run(self, kind: str, name: str, key: str, work: Callable[[], Awaitable[bytes]]) -> bytes:
         """Return what `work` made, now or in an earlier attempt. Its record is durable by then."""
-        key = self.key(kind, name, digest, given_key)
         found = self._journal.find(key)
         if found is not None:
             return await self._recorded(found)
@@ -86,6 +88,22 @@ class Steps:
         if kind != "value":  # a value that is lost with the attempt has done nothing yet
             await self._mesh.settled()
         return result
+
+    def is_intended(self, key: str) -> bool:
+        """Whether a call under this key was begun, and nobody knows how it went."""
+        return self._journal.is_intended(key)
+
+    async def intend(self, name: str, call: Event) -> None:
+        """Say that a call begins which must not be made twice; it is durable by then."""
+        step = open_step()
+        await self._record(step, [call], runner_pb.StepRecord(key=step.key, kind=INTENT, name=name))
+        await self._mesh.settled()
+
+    async def withdraw(self, name: str, answer: Event, error: status_pb2.Status) -> None:
+        """Say that a call failed, so that it may be made again."""
+        step = open_step()
+        record = runner_pb.StepRecord(key=step.key, kind=INTENT, name=name, result=error.SerializeToString())
+        await self._record(step, [answer], record)
 
     async def _complete(self, step: OpenStep, kind: str, name: str, result: bytes, elapsed_s: float) -> None:
         record = runner_pb.StepRecord(key=step.key, kind=kind, name=name, result=result)
@@ -139,3 +157,11 @@ def mismatch_of(journal: Journal) -> Event | None:
         return None
     shown = ", ".join(journal.unmatched[:5])
     return timed(Event(log=events_pb2.Log(level="warning", message=f"journal_mismatch: not matched: {shown}")))
+
+
+def to_json(name: str, value: Any) -> bytes:
+    """Write the result of `name` as JSON; raise AgentError if it can't be."""
+    try:
+        return json.dumps(value).encode()
+    except (TypeError, ValueError) as error:
+        raise AgentError("RESULT_NOT_JSON", f"the result of {name!r} can't be written as JSON") from error

@@ -5,12 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A function with a name, a description and a JSON Schema. `idempotent` tools may be run again after a crash."""
+    """A function with a name, a description and a JSON Schema.
+
+    An `idempotent` tool is run again when a crash hides whether it did its work; others are not, see
+    ToolOutcomeUnknown.
+    """
 
     name: str
     description: str
@@ -18,6 +22,14 @@ class Tool:
     arguments: type[BaseModel]
     idempotent: bool = False
     parameters: dict[str, Any] = field(default_factory=dict)
+
+    def fits(self, arguments: dict[str, Any]) -> bool:
+        """Say whether `call` would take these arguments."""
+        try:
+            self.arguments.model_validate(arguments)
+        except ValidationError:
+            return False
+        return True
 
     async def call(self, arguments: dict[str, Any]) -> Any:
         """Check the arguments against the schema and call the function; raises pydantic's ValidationError."""

@@ -1,6 +1,8 @@
 """Random agents, and the shortest real path from what they say to a log and back: runner, router, ledger."""
 
 import asyncio
+import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +14,7 @@ from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.storage.v1 import task_store_service_pb2 as storage_pb
 from agentmesh.api.task.v1 import events_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
-from agentmesh.sdk import Agent, TaskContext
+from agentmesh.sdk import Agent, TaskContext, Tool, ToolOutcomeUnknown, tool
 from agentmesh_router import outcomes
 from agentmesh_router.domain import RetryPolicy
 from agentmesh_runner.attempt_log import AttemptLog
@@ -25,7 +27,7 @@ from agentmesh_storage.rules import Rules
 TASK = "t1"
 Program = list[tuple[str, Any]]
 
-_LEAVES = st.sampled_from(["emit", "delta", "tick", "llm", "now"]).map(lambda kind: (kind, None))
+_LEAVES = st.sampled_from(["emit", "delta", "tick", "llm", "now", "tool"]).map(lambda kind: (kind, None))
 
 
 def _grown(children: Any) -> Any:
@@ -38,13 +40,24 @@ PROGRAMS: st.SearchStrategy[Program] = st.lists(st.recursive(_LEAVES, _grown, ma
 
 
 class Interpreter(Agent):
-    """Runs a program; every text that it says is different, so that each can be counted."""
+    """Runs a program; every text that it says is different, so that each can be counted.
+
+    `tool_runs` counts how often the tool of each line ran.
+    """
 
     name = "interpreter"
     inline = True
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, tool_runs: Counter[str]) -> None:
         self._program = program
+
+        @tool
+        async def mark(path: str) -> str:
+            tool_runs[path] += 1
+            await asyncio.sleep(0)
+            return path
+
+        self._mark: Tool = mark
 
     async def run(self, ctx: TaskContext, parameters: Any) -> str:
         await self._do(ctx, self._program, "")
@@ -61,6 +74,10 @@ class Interpreter(Agent):
                 await asyncio.sleep(0)
             elif kind == "llm":
                 await ctx.llm(here)
+            elif kind == "tool":
+                with contextlib.suppress(ToolOutcomeUnknown):
+                    await ctx.tool(self._mark, path=here)
+                await ctx.emit(here)
             elif kind == "now":
                 await ctx.now()
             elif kind == "step":
@@ -78,7 +95,7 @@ def said_by(program: Program, path: str = "") -> list[str]:
     texts: list[str] = []
     for number, (kind, inside) in enumerate(program):
         here = f"{path}/{number}"
-        if kind in ("emit", "delta"):
+        if kind in ("emit", "delta", "tool"):
             texts.append(here)
         elif kind == "llm":
             texts.extend((f"{here}<", f"{here}>"))
@@ -131,10 +148,11 @@ class LogMesh:
 
 
 class Storage:
-    """A ledger with one task, fed through the same checks as in the router."""
+    """A ledger with one task, fed through the same checks as in the router, and the world that tools change."""
 
     def __init__(self) -> None:
         self.ledger = Ledger(now_ms=1_000_000, rules=Rules(max_losses=100))
+        self.tool_runs: Counter[str] = Counter()
         self._lives = 0
         self._standing = outcomes.Standing("acme", RetryPolicy(3, 1.0, 1.0), 0)
         task = d.Task(id=TASK, tenant="acme", agent="interpreter", spec=b"", create_ms=0)
@@ -193,7 +211,7 @@ async def _live(
     life = Life(prompts=mesh.prompts)
 
     async def work() -> None:
-        log.end(await execute(Interpreter(program), assignment, mesh))
+        log.end(await execute(Interpreter(program, storage.tool_runs), assignment, mesh))
 
     working = asyncio.create_task(work())
     while not log.confirmed:

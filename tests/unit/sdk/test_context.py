@@ -13,7 +13,7 @@ from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2 as pb
 from agentmesh.api.task.v1 import task_pb2
 from agentmesh.api.types.v1 import types_pb2
-from agentmesh.sdk import AgentError, TaskContext
+from agentmesh.sdk import AgentError, TaskContext, ToolOutcomeUnknown, tool
 from agentmesh.sdk.errors import ChildFailed
 from agentmesh.sdk.journal import Journal, digest_of
 
@@ -314,6 +314,7 @@ async def test_a_tool_shows_its_call_and_its_answer_and_runs_once() -> None:
     assert len({event.step for event in mesh.events[:2]}) == 1
     assert await context(FakeMesh(), mesh.records).tool(add, a=1) == 3
     assert calls == [(1, 2)]
+    assert [record.kind for record in mesh.records] == ["intent", "tool"]
 
 
 async def test_arguments_that_do_not_fit_a_tool_never_reach_it() -> None:
@@ -327,3 +328,106 @@ async def test_arguments_that_do_not_fit_a_tool_never_reach_it() -> None:
             await context(mesh).tool(add, **arguments)
     assert mesh.records == []
     assert mesh.events[1].tool_result.error.code != 0
+
+
+@tool
+def charge(amount: int) -> str:
+    """Take money."""
+    raise AssertionError("charged again")
+
+
+def begun(mesh: FakeMesh) -> list[runner_pb.StepRecord]:
+    """Return the journal of an attempt that was lost while its tool ran."""
+    return [record for record in mesh.records if record.kind == "intent"]
+
+
+async def test_a_tool_runs_only_when_it_is_durable_that_it_was_begun() -> None:
+    mesh, ran = FakeMesh(), asyncio.Event()
+
+    @tool
+    def work() -> None:
+        ran.set()
+
+    mesh.durable.clear()
+    calling = asyncio.create_task(context(mesh).tool(work))
+    await turns()
+    assert not ran.is_set()
+    (intent,) = mesh.records
+    assert (intent.kind, intent.key) == ("intent", mesh.events[intent.event_index].tool_call.call_id)
+    mesh.durable.set()
+    await calling
+    assert [record.kind for record in mesh.records] == ["intent", "tool"]
+    assert mesh.records[1].key == intent.key
+
+
+async def test_a_tool_that_may_be_run_again_is_and_needs_no_intent() -> None:
+    mesh, calls = FakeMesh(), []
+
+    @tool(idempotent=True)
+    def work() -> int:
+        calls.append(1)
+        return len(calls)
+
+    assert await context(mesh).tool(work) == 1
+    assert [record.kind for record in mesh.records] == ["tool"]
+    guarded = runner_pb.StepRecord(key=mesh.records[0].key, kind="intent")
+    assert await context(FakeMesh(), [guarded]).tool(work) == 2
+
+
+async def test_a_tool_of_unknown_outcome_is_not_run_but_reported_and_the_agent_may_decide() -> None:
+    first = FakeMesh()
+
+    @tool(name="charge")
+    async def lost(amount: int) -> None:
+        raise asyncio.CancelledError  # as when its attempt is stopped
+
+    with pytest.raises(asyncio.CancelledError):
+        await context(first).tool(lost, amount=1)
+    journal, second = begun(first), FakeMesh()
+    assert journal == first.records
+    read = Journal(journal)
+    ctx = TaskContext(runner_pb.Assignment(task_id="t", attempt=2), second, read)
+    with pytest.raises(ToolOutcomeUnknown) as unknown:
+        await ctx.tool(charge, amount=1)
+    assert (unknown.value.reason, unknown.value.retryable) == ("TOOL_OUTCOME_UNKNOWN", False)
+    assert [event.WhichOneof("payload") for event in second.events] == ["tool_call", "tool_result"]
+    assert "TOOL_OUTCOME_UNKNOWN" in str(second.events[1].tool_result.error)
+    assert second.records == []
+    assert read.unmatched == []
+
+    @tool(name="charge")
+    def harmless(amount: int) -> str:
+        return f"charged {amount}"
+
+    assert await ctx.tool(harmless, amount=1, key="once more") == "charged 1"
+
+
+async def test_a_tool_that_failed_has_a_known_outcome_and_may_be_run_again() -> None:
+    first = FakeMesh()
+
+    @tool(name="work")
+    def broken() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await context(first).tool(broken)
+    assert [event.WhichOneof("payload") for event in first.events] == ["tool_call", "tool_result"]
+    assert [first.events[n].tool_result.HasField("error") for n in range(2)] == [False, True]
+
+    @tool(name="work")
+    def mended() -> int:
+        return 1
+
+    assert await context(FakeMesh(), first.records).tool(mended) == 1
+
+
+async def test_a_call_of_unknown_outcome_that_an_attempt_does_not_come_by_is_a_mismatch() -> None:
+    intent = runner_pb.StepRecord(key="tool.charge.1", kind="intent")
+    failed = runner_pb.StepRecord(key="tool.charge.1", kind="intent", result=b"why")
+    done = runner_pb.StepRecord(key="tool.charge.1", kind="tool", result=b"1")
+    assert Journal([intent]).unmatched == ["tool.charge.1"]
+    assert Journal([intent]).find("tool.charge.1") is None
+    assert Journal([intent, failed]).unmatched == []
+    journal = Journal([intent, done])
+    assert not journal.is_intended("tool.charge.1")
+    assert journal.find("tool.charge.1") == done

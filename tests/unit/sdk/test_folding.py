@@ -47,7 +47,13 @@ def states(log: list[Entry]) -> list[str]:
 def is_flat(program: Program) -> bool:
     """Say whether nothing finishes on its own inside of something else, so that the order can't change either."""
     inside = [kind for outer, program_ in program if outer == "step" for kind, _ in program_]
-    return "gather" not in (kind for kind, _ in program) and not {"step", "gather", "llm", "now"} & set(inside)
+    return "gather" not in (kind for kind, _ in program) and not {"step", "gather", "llm", "now", "tool"} & set(inside)
+
+
+def tools_of(program: Program) -> int:
+    inside = sum(tools_of(inside) for kind, inside in program if kind == "step")
+    branches = sum(tools_of(branch) for kind, inside in program if kind == "gather" for branch in inside)
+    return inside + branches + sum(kind == "tool" for kind, _ in program)
 
 
 def finished_prompts(journal: list[runner_pb.StepRecord]) -> set[str]:
@@ -62,6 +68,7 @@ def lived(program: Program, crashes: list[int], lag: int) -> list[Entry]:
         finished = finished_prompts(storage.journal())
         life = live(program, storage, dies_after=crash, lag=lag)
         assert not finished & set(life.prompts), "a finished answer was paid again"
+        assert max(storage.tool_runs.values(), default=0) <= 1, "a tool ran twice"
     return storage.log()
 
 
@@ -71,6 +78,9 @@ def check(program: Program, crashes: list[int], lag: int) -> None:
     kept = folded(log)
     said = texts(kept)
     assert sorted(said) == sorted(said_by(program))
+    for kind in ("tool_call", "tool_result"):
+        shown = [getattr(event, kind).call_id for _, _, event in kept if event.HasField(kind)]
+        assert len(shown) == len(set(shown)) == tools_of(program)
     if is_flat(program):
         assert said == texts(folded(lived(program, [], lag)))
     assert states(kept)[-1] == "COMPLETED"
@@ -96,12 +106,20 @@ _NESTED: Program = [
     ("step", [("gather", [[("now", None)], [("step", [("emit", None)]), ("delta", None)]])]),
 ]
 
+# Tools whose outcome an attempt leaves unknown, one of them inside a step that then finishes without it.
+_TOOLS: Program = [
+    ("tool", None),
+    ("step", [("delta", None), ("tool", None), ("emit", None)]),
+    ("gather", [[("tool", None), ("llm", None)], [("emit", None), ("tool", None)]]),
+]
+
 
 @settings(max_examples=60, deadline=None)
 @given(PROGRAMS, LAGS)
 @example(_BRANCHES, 0)
 @example(_ORDER, 3)
 @example(_NESTED, 0)
+@example(_TOOLS, 0)
 def test_a_task_killed_after_any_commit_says_each_thing_once(program: Program, lag: int) -> None:
     for crash in range(live(program, Storage(), lag=lag).commits):
         check(program, [crash], lag)
@@ -111,6 +129,7 @@ def test_a_task_killed_after_any_commit_says_each_thing_once(program: Program, l
 @given(PROGRAMS, st.lists(st.integers(0, 12), max_size=4), LAGS)
 @example(_BRANCHES, [1, 2, 3], 0)
 @example(_NESTED, [4, 1, 6], 5)
+@example(_TOOLS, [1, 3, 2, 4], 0)
 def test_a_task_killed_again_and_again_says_each_thing_once(program: Program, crashes: list[int], lag: int) -> None:
     check(program, crashes, lag)
 
