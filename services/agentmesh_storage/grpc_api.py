@@ -7,9 +7,9 @@ from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.api.task.v1 import task_pb2
 from agentmesh.kit.batching import QueueFull
 from agentmesh.kit.clock import Clock
-from agentmesh.kit.errors import InvalidRequest, ResourceExhausted, Unimplemented
+from agentmesh.kit.errors import InvalidRequest, ResourceExhausted
 from agentmesh.kit.rpc_server import Call
-from agentmesh_storage import wire
+from agentmesh_storage import schedule_wire, wire
 from agentmesh_storage.domain import Offer, Step
 from agentmesh_storage.service import Outcomes, TaskKeeper
 
@@ -164,11 +164,15 @@ class TaskStoreApi:
 
     async def get_schedule(self, request: pb.GetScheduleRequest, call: Call) -> pb.GetScheduleResponse:
         """Return a schedule."""
-        raise Unimplemented("schedules are not there yet")
+        schedule = await self._store.get_schedule(request.tenant, request.schedule_id)
+        return pb.GetScheduleResponse(schedule=schedule_wire.to_schedule(schedule))
 
     async def list_schedules(self, request: pb.ListSchedulesRequest, call: Call) -> pb.ListSchedulesResponse:
         """Return a page of schedules."""
-        raise Unimplemented("schedules are not there yet")
+        page_size = wire.page_size_of(request.page_size)
+        page = await self._store.list_schedules(request.tenant, page_size, request.page_token)
+        schedules = map(schedule_wire.to_schedule, page.schedules)
+        return pb.ListSchedulesResponse(schedules=schedules, next_page_token=page.next_after)
 
     async def list_agents(self, request: pb.ListAgentsRequest, call: Call) -> pb.ListAgentsResponse:
         """Return every agent that was ever announced."""

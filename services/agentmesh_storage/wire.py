@@ -11,6 +11,7 @@ from agentmesh.api.task.v1 import events_pb2, task_pb2, task_service_pb2
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit.clock import duration, timestamp, to_ms
 from agentmesh.kit.errors import InvalidRequest, MeshError, to_status
+from agentmesh_storage import schedule_wire
 from agentmesh_storage.domain import (
     AdoptAttempt,
     AnnounceAgents,
@@ -70,6 +71,7 @@ def to_result(outcome: Outcome | MeshError) -> pb.MutationResult:
         task=to_task(outcome.task) if outcome.task is not None else None,
         parent_id=outcome.parent_id,
         cancel_requested=outcome.cancel_requested,
+        schedule=schedule_wire.to_schedule(outcome.schedule) if outcome.schedule is not None else None,
     )
 
 
@@ -87,6 +89,7 @@ def to_task(task: Task) -> task_pb2.Task:
         create_time=timestamp(task.create_ms),
         parent_id=task.parent_id,
         retry_of=task.retry_of,
+        schedule_id=task.schedule_id,
     )
     for ms, field in (
         (task.start_ms, message.start_time),
@@ -216,6 +219,7 @@ def from_list_request(tenant: str, request: task_service_pb2.ListTasksRequest) -
         by_end=by_end,
         context_id=request.context_id,
         parent_id=request.parent_id,
+        schedule_id=request.schedule_id,
     )
 
 
@@ -301,4 +305,8 @@ _READERS: dict[str, Callable[[pb.Mutation], Change]] = {
     "announce": lambda m: _announce(m.announce),
     "sync_runner": lambda m: SyncRunner(m.sync_runner.incarnation, frozenset(m.sync_runner.running_task_ids)),
     "adopt": lambda m: AdoptAttempt(m.adopt.task_id, m.adopt.attempt, m.adopt.incarnation),
+    "create_schedule": lambda m: schedule_wire.from_create(m.tenant, m.create_schedule),
+    "delete_schedule": lambda m: schedule_wire.from_delete(m.delete_schedule),
+    "pause_schedule": lambda m: schedule_wire.from_pause(m.pause_schedule),
+    "fire_schedule": lambda m: schedule_wire.from_fire(m.fire_schedule),
 }

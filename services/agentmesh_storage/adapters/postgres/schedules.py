@@ -33,7 +33,7 @@ from agentmesh_storage.schedules import (
 _ALL = f"SELECT {SCHEDULE_COLUMNS} FROM schedules"
 _LOCK = f"{_ALL} WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"
 _BY_REQUEST = f"{_ALL} WHERE tenant = $1 AND request_id = $2 AND request_id <> ''"
-_COUNT = "SELECT count(*) FROM (SELECT 1 FROM schedules WHERE tenant = $1 LIMIT $2) AS some"
+_COUNT = "SELECT count(*) FROM (SELECT 1 FROM schedules WHERE tenant = $1 LIMIT $2) AS counted"
 _UNFINISHED = "schedule_id = {} AND schedule_id <> '' AND end_ms IS NULL"
 _DUE = f"""
 SELECT id FROM schedules WHERE next_ms IS NOT NULL AND next_ms <= $1
