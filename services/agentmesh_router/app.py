@@ -14,8 +14,10 @@ from agentmesh.kit.clock import SystemClock, duration
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.ids import incarnation_of
 from agentmesh.kit.settings import Settings
+from agentmesh_router.adapters.peers import StoragePeers
 from agentmesh_router.adapters.runner_link import RunnerConnection
 from agentmesh_router.adapters.storage import GrpcStorage
+from agentmesh_router.admission import Admission, watch_lag
 from agentmesh_router.artifact_api import ArtifactApi
 from agentmesh_router.attempts import Attempts
 from agentmesh_router.catalog import Catalog
@@ -23,13 +25,19 @@ from agentmesh_router.discovery import Discovery
 from agentmesh_router.domain import RetryPolicy
 from agentmesh_router.grpc_api import TaskApi
 from agentmesh_router.hub import Hub
+from agentmesh_router.limiter import rate_limits
+from agentmesh_router.news import News
+from agentmesh_router.replica import RouterLease
 from agentmesh_router.runners import Runners
 from agentmesh_router.scheduler import Scheduler
 from agentmesh_router.service import TaskEngine
 
 log = telemetry.logger(__name__)
 
-_POLL_S = 10.0
+_ASK_S = 10.0
+_LATE_S = 0.1
+_STRAYS_S = 5.0
+_LEARN_S = 10.0
 _WATCH_DEADLINES_S = 1.0
 _RECONNECT_S = 0.2
 
@@ -43,25 +51,32 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     policy = RetryPolicy(tasks.max_attempts, tasks.initial_backoff_s, tasks.max_backoff_s)
     ca = settings.services.tls.ca
 
-    channel = rpc_client.open_channel(settings.services.storage.addresses[0], ca=ca)
-    bulk_channel = rpc_client.open_channel(settings.services.storage.addresses[0], ca=ca)
-    stack.push_async_callback(channel.close)
-    stack.push_async_callback(bulk_channel.close)
     hub, scheduler, catalog = Hub(), Scheduler(), Catalog()
-    storage = GrpcStorage(channel, token, router_id, scheduler.ready)
+    peers = StoragePeers(settings.services.storage.addresses, router_id, ca=ca)
+    stack.push_async_callback(peers.aclose)
+    storage = GrpcStorage(peers, token, router_id, scheduler.ready)
     stack.push_async_callback(storage.aclose)
+    lease = RouterLease(storage, router_id, settings.services.router.port, ttl_s=tasks.lease_ttl_s)
+    stack.push_async_callback(lease.give_up)
     attempts = Attempts(storage, hub, scheduler, keyring, clock, lease_ttl_s=tasks.lease_ttl_s)
+    rates = rate_limits(settings, router_id, stack)
+    admission = Admission(settings.limits, clock.monotonic, queue_limit=tasks.queue_limit, rates=rates)
+    storage.on_backlog = admission.backlog
+    news = News(storage, hub, attempts)
     engine = TaskEngine(
         storage,
         hub,
         scheduler,
         attempts,
         catalog,
+        news,
         clock,
+        admission=admission,
         policy=policy,
         default_timeout_s=tasks.default_timeout_s,
+        accept_timeout_s=tasks.accept_timeout_s,
     )
-    runners = Runners(storage, scheduler, attempts, catalog, engine, policy=policy, lease_ttl_s=tasks.lease_ttl_s)
+    runners = Runners(storage, scheduler, attempts, catalog, engine, news, policy=policy, lease_ttl_s=tasks.lease_ttl_s)
     hello = runner_pb.RouterHello(router_id=router_id, lease_ttl=duration(tasks.lease_ttl_s))
 
     async def connect(address: str) -> None:
@@ -83,11 +98,16 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     for work in (
         _learn_agents(storage, catalog),
         storage_hints(storage),
-        engine.follow_news(),
+        lease.keep(),
+        news.follow(),
+        news.ask_forever(_ASK_S),
         scheduler.claim_forever(storage, engine.begin_claimed, attempts.doubt),
-        Discovery(settings.services.runner.addresses, connect).run(),
-        _every(_POLL_S, hub.doubt_all),
+        _after(lease.begun, Discovery(settings.services.runner.addresses, connect).run()),
+        runners.look_for_strays(_STRAYS_S),
+        watch_lag(admission.lagged),
+        rates.keep_in_touch(),
         _every(_WATCH_DEADLINES_S, attempts.stop_overdue),
+        _every(_LATE_S, engine.give_up_late),
     ):
         _in_background(work, stack)
     task_service = task_service_pb2.DESCRIPTOR.services_by_name["TaskService"]
@@ -95,7 +115,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     return lifecycle.Built(
         services=[
             (task_service, TaskApi(engine, scheduler), PUBLIC),
-            (artifact_service, ArtifactApi(bulk_channel, token), PUBLIC),
+            (artifact_service, ArtifactApi(lambda: peers.artifacts, token), PUBLIC),
         ],
         checks={"storage": storage.ping, "agents": catalog.is_known},
         drain=engine.drain,
@@ -113,9 +133,15 @@ async def _learn_agents(storage: GrpcStorage, catalog: Catalog) -> None:
     while True:
         try:
             catalog.announce(await storage.list_agents())
-            return
         except MeshError:
             await asyncio.sleep(_RECONNECT_S)
+        else:
+            await asyncio.sleep(_LEARN_S)  # another router's runner may announce what is new
+
+
+async def _after(begun: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    await begun.wait()
+    await work
 
 
 async def _every(interval_s: float, action: Any) -> None:

@@ -1,13 +1,12 @@
 """The public ArtifactService: passes bytes on to storage, with the caller's tenant."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 
 from agentmesh.api.artifact.v1 import artifact_service_pb2 as pb
 from agentmesh.api.storage.v1 import artifact_service_pb2 as storage_pb
-from agentmesh.api.storage.v1 import artifact_service_pb2_grpc as storage_grpc
 from agentmesh.kit import rpc_client
 from agentmesh.kit.errors import InvalidRequest, NotFound, from_rpc_error
 from agentmesh.kit.ids import is_id
@@ -21,9 +20,14 @@ _TRANSFER_TIMEOUT_S = 3600.0
 class ArtifactApi:
     """Answers clients."""
 
-    def __init__(self, channel: grpc.aio.Channel, token: str) -> None:
-        self._stub: Any = storage_grpc.ArtifactServiceStub(channel)
+    def __init__(self, stub: Callable[[], Any], token: str) -> None:
+        """`stub` returns the one of storage's ArtifactService to use now."""
+        self._now = stub
         self._metadata = rpc_client.bearer(token)
+
+    @property
+    def _stub(self) -> Any:
+        return self._now()
 
     async def upload_artifact(self, request: pb.UploadArtifactRequest, call: Call) -> pb.UploadArtifactResponse:
         """Store a small artifact."""

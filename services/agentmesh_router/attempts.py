@@ -122,6 +122,10 @@ class Attempts:
         """Return the running attempt of a task, if it is ours."""
         return self._running.get(task_id)
 
+    def task_ids(self) -> list[str]:
+        """Return the tasks whose attempts are ours."""
+        return list(self._running)
+
     def of(self, link: RunnerLink) -> list[Attempt]:
         """Return the attempts of a runner."""
         return [attempt for attempt in self._running.values() if attempt.link is link]
@@ -239,6 +243,8 @@ class Attempts:
             )
         attempt.link.acknowledge(append.task_id, append.attempt, result.acked_offset)
         if not attempt.over:
+            if result.cancel_requested:
+                self.stop(attempt, Stop.REASON_CANCELED)
             return
         if self._running.get(attempt.task_id) is attempt and result.acked_offset >= attempt.expected:
             del self._running[attempt.task_id]
@@ -277,13 +283,16 @@ class Attempts:
     async def _sync(self, link: RunnerLink) -> None:
         while link.up and link.unsure:
             link.unsure = False
-            running = [attempt.task_id for attempt in self.of(link)]
-            change = pb.SyncRunner(incarnation=link.incarnation, running_task_ids=[*running, *link.claiming])
-            try:
-                await self._storage.commit(pb.Mutation(sync_runner=change))
-            except MeshError:
-                link.unsure = True
-                await asyncio.sleep(_RESYNC_BACKOFF_S)
+            # What a claim under way brings is not known here yet, and would be taken for forgotten.
+            async with self._scheduler.claiming:
+                running = [attempt.task_id for attempt in self.of(link)]
+                change = pb.SyncRunner(incarnation=link.incarnation, running_task_ids=[*running, *link.claiming])
+                try:
+                    await self._storage.commit(pb.Mutation(sync_runner=change))
+                    continue
+                except MeshError:
+                    link.unsure = True
+            await asyncio.sleep(_RESYNC_BACKOFF_S)
 
     async def _readopt(self, attempt: Attempt) -> None:
         change = pb.AdoptAttempt(task_id=attempt.task_id, attempt=attempt.attempt, incarnation=attempt.link.incarnation)

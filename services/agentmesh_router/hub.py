@@ -157,6 +157,10 @@ class Hub:
         for subscription in self._by_task.get(task_id, ()):
             subscription.doubt()
 
+    def task_ids(self) -> list[str]:
+        """Return the tasks that are watched here."""
+        return list(self._by_task)
+
     def doubt_all(self) -> None:
         """Let every subscription look at storage again."""
         for task_id in list(self._by_task):

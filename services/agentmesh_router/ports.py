@@ -1,4 +1,4 @@
-"""What the router needs from storage and from a runner's stream."""
+"""What the router needs from storage, and from what counts submits."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -8,6 +8,7 @@ from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.api.task.v1 import task_pb2, task_service_pb2
 from agentmesh_router.hub import LogPage
+from agentmesh_router.token_bucket import Grant, Rate
 
 
 class Storage(Protocol):
@@ -39,5 +40,21 @@ class Storage(Protocol):
     async def list_agents(self) -> list[task_pb2.Agent]:
         """Return every agent that was ever announced."""
 
-    def heads(self) -> AsyncIterator[list[pb.TaskHead]]:
-        """Return the news of other routers and of storage itself; ends when the stream breaks."""
+    def heads(self) -> AsyncIterator[list[pb.TaskHead] | None]:
+        """Return the news of other routers and of storage itself; None when some may be lost. Ends when it breaks."""
+
+    async def heads_of(self, task_ids: Sequence[str]) -> list[pb.TaskHead]:
+        """Return where the logs of those tasks end that exist; at most 10,000."""
+
+
+class Buckets(Protocol):
+    """Token buckets by tenant, which routers may share. Every method raises Unavailable, soon."""
+
+    async def take(self, tenant: str, rate: Rate, wanted: int) -> Grant:
+        """Draw up to `wanted` tokens; a bucket that nobody has drawn from is full."""
+
+    async def routers(self) -> int:
+        """Return how many routers share the buckets, this one included."""
+
+    async def aclose(self) -> None:
+        """Let go of connections."""

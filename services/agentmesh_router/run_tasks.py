@@ -172,6 +172,7 @@ class RunTasksStream:
         if error is not None:
             known = error if isinstance(error, MeshError) else Internal("something went wrong inside the mesh")
             self._refuse(known, request_id=request_id)
+            self._engine.hub.remove(subscription)  # its commit may still succeed
             return
         accepted = future.result()
         self._answer(Response(accepted=[Response.Accepted(request_id=request_id, task_id=accepted.task_id)]))

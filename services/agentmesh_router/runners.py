@@ -15,6 +15,7 @@ from agentmesh_router.adapters.runner_link import RunnerLink
 from agentmesh_router.attempts import Attempt, Attempts
 from agentmesh_router.catalog import Catalog
 from agentmesh_router.domain import RetryPolicy
+from agentmesh_router.news import News
 from agentmesh_router.outcomes import Standing
 from agentmesh_router.ports import Storage
 from agentmesh_router.scheduler import Scheduler
@@ -35,6 +36,7 @@ class Runners:
         attempts: Attempts,
         catalog: Catalog,
         engine: TaskEngine,
+        news: News,
         *,
         policy: RetryPolicy,
         lease_ttl_s: float,
@@ -44,6 +46,7 @@ class Runners:
         self._attempts = attempts
         self._catalog = catalog
         self._engine = engine
+        self._news = news
         self._policy = policy
         self._lease_ttl_s = lease_ttl_s
         self._background: set[asyncio.Task[None]] = set()
@@ -71,9 +74,22 @@ class Runners:
         if message.HasField("heartbeat"):
             link.draining = message.heartbeat.draining
             self._later(self._renew(link, message.heartbeat.number))
+        if message.HasField("slots_elsewhere"):
+            link.used_elsewhere(message.slots_elsewhere)
+            self._scheduler.ready(())
         if message.HasField("hello"):
             link.update(message.hello)
             self._later(self._greet_again(link, message.hello))
+
+    async def look_for_strays(self, interval_s: float) -> None:
+        """Have storage hand back, again and again, what runners here should work on and nobody told them of.
+
+        That is what this router lost track of, and what routers that are gone had claimed and not yet assigned.
+        """
+        while True:
+            await asyncio.sleep(interval_s)
+            for link in self._scheduler.links():
+                self._attempts.doubt(link)
 
     def lose(self, link: RunnerLink) -> None:
         """Hear that a runner's stream broke."""
@@ -133,22 +149,7 @@ class Runners:
         log.info("attempt_adopted", task_id=task.id, attempt=task.attempt, runner=link.incarnation)
         if task.HasField("cancel_requested_time") and to_ms(task.cancel_requested_time):
             self._attempts.stop(attempt, Stop.REASON_CANCELED)
-        self._later(self._deliver_answers(attempt))
-
-    async def _deliver_answers(self, attempt: Attempt) -> None:
-        """Send the answers that may have come while no router spoke with the runner; it knows which it has."""
-        token = ""
-        while True:
-            steps, token = await self._storage.read_steps(attempt.standing.tenant, attempt.task_id, token)
-            for step in steps:
-                if step.kind == "input":
-                    delivery = runner_pb.DeliverInput(
-                        task_id=attempt.task_id, attempt=attempt.attempt, input_id=step.key
-                    )
-                    delivery.message.ParseFromString(step.result)
-                    attempt.link.send(inputs=[delivery])
-            if not token:
-                return
+        self._later(self._news.deliver_answers(attempt))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(self._guarded(work))

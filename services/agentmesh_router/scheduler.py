@@ -31,6 +31,8 @@ class Scheduler:
         self._links: dict[str, RunnerLink] = {}
         self._backlog: set[str] = set()
         self._wake = asyncio.Event()
+        self.claiming = asyncio.Lock()
+        """Held from when a claim is asked for until its tasks are handed out."""
 
     def serving(self) -> set[str]:
         """Return the names of agents that a connected runner serves."""
@@ -73,21 +75,29 @@ class Scheduler:
             await self._wake.wait()
             self._wake.clear()
             _free_slots.set(sum(link.free for link in self._links.values()))
-            offers = self._offers()
-            if not offers:
-                continue
-            agents = {offer.agent for offer in offers}
-            self._backlog -= agents
-            try:
-                claimed = await storage.claim(offers)
-            except MeshError as error:
-                log.warning("claim_failed", reason=error.reason)
-                claimed = []
-                for incarnation in {offer.incarnation for offer in offers}:
-                    if (link := self._links.get(incarnation)) is not None:
-                        on_unsure(link)
-                asyncio.get_running_loop().call_later(_RETRY_S, self.ready, agents)
-            self._hand_out(offers, claimed, on_claimed)
+            async with self.claiming:
+                await self._claim_once(storage, on_claimed, on_unsure)
+
+    def links(self) -> list[RunnerLink]:
+        """Return the connected runners."""
+        return list(self._links.values())
+
+    async def _claim_once(self, storage: Storage, on_claimed: OnClaimed, on_unsure: OnUnsure) -> None:
+        offers = self._offers()
+        if not offers:
+            return
+        agents = {offer.agent for offer in offers}
+        self._backlog -= agents
+        try:
+            claimed = await storage.claim(offers)
+        except MeshError as error:
+            log.warning("claim_failed", reason=error.reason)
+            claimed = []
+            for incarnation in {offer.incarnation for offer in offers}:
+                if (link := self._links.get(incarnation)) is not None:
+                    on_unsure(link)
+            asyncio.get_running_loop().call_later(_RETRY_S, self.ready, agents)
+        self._hand_out(offers, claimed, on_claimed)
 
     def _offers(self) -> list[pb.SlotOffer]:
         offers = []

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +19,12 @@ from agentmesh.kit.ids import is_id, new_id
 from agentmesh.kit.wire import TERMINAL
 from agentmesh_router import wire
 from agentmesh_router.adapters.runner_link import RunnerLink
+from agentmesh_router.admission import Admission, Entry
 from agentmesh_router.attempts import Attempt, Attempts
 from agentmesh_router.catalog import Catalog
 from agentmesh_router.domain import DEFAULT_PRIORITY, MAX_REQUEST_ID, RetryPolicy, request_hash, violations_of
 from agentmesh_router.hub import Hub, Subscription
+from agentmesh_router.news import News
 from agentmesh_router.outcomes import Standing
 from agentmesh_router.ports import Storage
 from agentmesh_router.scheduler import Scheduler
@@ -73,23 +76,30 @@ class TaskEngine:
         scheduler: Scheduler,
         attempts: Attempts,
         catalog: Catalog,
+        news: News,
         clock: Clock,
         *,
+        admission: Admission,
         policy: RetryPolicy,
         default_timeout_s: float,
+        accept_timeout_s: float = 60.0,
     ) -> None:
+        """A submit whose commit takes longer than `accept_timeout_s` is Unavailable, though it may still succeed."""
         self.storage = storage
         self.hub = hub
         self.catalog = catalog
         self._scheduler = scheduler
         self._attempts = attempts
+        self._news = news
         self._clock = clock
+        self._admission = admission
         self._policy = policy
         self._default_timeout_s = default_timeout_s
+        self._accept_timeout_s = accept_timeout_s
+        self._accepting: deque[tuple[float, asyncio.Future[Accepted]]] = deque()  # by deadline
         self._background: set[asyncio.Task[None]] = set()
         self.draining = False
         self.at_drain: set[Callable[[], None]] = set()
-        attempts.on_ended = self._child_ended
 
     # -- accepting ----------------------------------------------------------------------------------------
 
@@ -107,30 +117,74 @@ class TaskEngine:
         """Validate a task and queue its commit; the future is done after COMMIT.
 
         `subscribe` makes a subscription for the task's id; it hears the task from its first event. Raises
-        InvalidRequest with every field that is wrong.
+        ResourceExhausted if the tenant has to come back later, InvalidRequest with every field that is wrong.
         """
         self.check_open()
+        gate = self._admission.check(tenant)
         self._validate(spec, request_id)
         mutation = pb.Mutation(tenant=tenant)
         create = mutation.create
         self._fill_create(create, spec, request_id, traceparent)
         create.retry_of, create.inherit_journal = retry_of, inherit_journal
-        link = self._offer_slot(create)
         subscription = subscribe(create.task_id) if subscribe is not None else None
         done: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        accepted = Accepted(create.task_id, pb.MutationResult(), spec, request_id)
+        self._accepting.append((self._clock.monotonic() + self._accept_timeout_s, done))
+        create_it = partial(self._create, tenant, mutation, accepted, subscription, done)
+        if gate is None:
+            self._admission.enter(tenant, create_it)
+        else:
+            gate.add_done_callback(partial(self._let_in, tenant, create_it, subscription, done))
+        return done
+
+    def _let_in(
+        self,
+        tenant: str,
+        create_it: Callable[[Entry], None],
+        subscription: Subscription | None,
+        done: asyncio.Future[Accepted],
+        gate: "asyncio.Future[None]",
+    ) -> None:
+        error = Unavailable("the router is stopping") if gate.cancelled() else gate.exception()
+        if error is None:
+            self._admission.enter(tenant, create_it)
+            return
+        if subscription is not None:
+            self.hub.remove(subscription)
+        _fail(done, error)
+
+    def _create(
+        self,
+        tenant: str,
+        mutation: pb.Mutation,
+        accepted: Accepted,
+        subscription: Subscription | None,
+        done: asyncio.Future[Accepted],
+        entry: Entry,
+    ) -> None:
+        create = mutation.create
+        link = self._offer_slot(create)
+        entry.asked(waits=link is None and self._is_ready(create))
         try:
             pending = self.storage.commit_soon(mutation)
-        except MeshError:
+        except MeshError as error:
+            entry.failed()
             self._give_up(create, link, subscription)
-            raise
-        accepted = Accepted(create.task_id, pb.MutationResult(), spec, request_id)
-        pending.add_done_callback(partial(self._created, tenant, create, accepted, link, subscription, done))
-        return done
+            _fail(done, error)
+            return
+        pending.add_done_callback(partial(self._created, tenant, create, accepted, link, subscription, entry, done))
 
     def check_open(self) -> None:
         """Raise Unavailable once the router is draining: whoever watches goes on at another, or at the next."""
         if self.draining:
             raise Unavailable("the router is draining", reason="DRAINING", retry_after_s=0.2)
+
+    def give_up_late(self) -> None:
+        """Tell submits that waited too long for their commit that storage does not answer."""
+        now = self._clock.monotonic()
+        while self._accepting and (self._accepting[0][1].done() or self._accepting[0][0] < now):
+            _, done = self._accepting.popleft()
+            _fail(done, Unavailable("storage does not answer", reason="STORAGE_UNAVAILABLE", retry_after_s=0.5))
 
     async def drain(self) -> None:
         """End every stream and take nothing new."""
@@ -174,7 +228,7 @@ class TaskEngine:
             create.labels.update(spec.labels)
 
     def _offer_slot(self, create: pb.CreateTask) -> RunnerLink | None:
-        if to_ms(create.ready_time) > self._clock.now_ms():
+        if not self._is_ready(create):
             return None
         link = self._scheduler.reserve(create.agent)
         if link is not None:
@@ -182,6 +236,9 @@ class TaskEngine:
             create.claim.incarnation = link.incarnation
             create.claim.agent_version = link.agents.get(create.agent, "")
         return link
+
+    def _is_ready(self, create: pb.CreateTask) -> bool:
+        return to_ms(create.ready_time) <= self._clock.now_ms()
 
     def _give_up(self, create: pb.CreateTask, link: RunnerLink | None, subscription: Subscription | None) -> None:
         if link is not None:
@@ -197,6 +254,7 @@ class TaskEngine:
         accepted: Accepted,
         link: RunnerLink | None,
         subscription: Subscription | None,
+        entry: Entry,
         done: asyncio.Future[Accepted],
         future: "asyncio.Future[pb.MutationResult]",
     ) -> None:
@@ -206,12 +264,12 @@ class TaskEngine:
         if error is None and future.result().HasField("error"):
             error = from_status(future.result().error)
         if error is not None:
+            entry.failed()
             self._give_up(create, link, subscription)
-            if not done.done():
-                done.set_exception(error)
-                done.exception()
+            _fail(done, error)
             return
         result = accepted.result = future.result()
+        entry.committed(waits=not (result.existed or result.claimed) and self._is_ready(create))
         if result.existed:
             self._give_up(create, link, subscription)
             accepted.task_id = result.task_id
@@ -242,13 +300,14 @@ class TaskEngine:
             return
         if link is not None:
             self._scheduler.release(link, create.agent)
-        if to_ms(create.ready_time) <= self._clock.now_ms():
+        if self._is_ready(create):
             self._scheduler.ready({create.agent})
 
     # -- starting -----------------------------------------------------------------------------------------
 
     def begin_claimed(self, link: RunnerLink, claimed: pb.ClaimedTask) -> None:
         """Start an attempt that was claimed from the backlog."""
+        self._admission.claimed(claimed.tenant)
         task = claimed.task
         count = len(events_pb2.EventList.FromString(claimed.events).events)
         first = claimed.first_sequence
@@ -361,7 +420,7 @@ class TaskEngine:
         if attempt is not None and not result.first_sequence:
             self._attempts.stop(attempt, Stop.REASON_CANCELED)
         if result.parent_id:
-            self._child_ended(tenant, task_id, result.parent_id)
+            self._news.child_ended(tenant, task_id, result.parent_id)
         return result.task
 
     async def give_input(self, tenant: str, task_id: str, input_id: str, message: types_pb2.Message) -> task_pb2.Task:
@@ -431,43 +490,6 @@ class TaskEngine:
         accepted = Accepted(create.task_id, result, spawn.spec, "")
         self._begin_created(tenant, create, accepted, slot)
 
-    # -- news ---------------------------------------------------------------------------------------------
-
-    async def follow_news(self) -> None:
-        """Take in what others commit, until cancelled; whoever watches looks again after a break."""
-        while True:
-            try:
-                async for heads in self.storage.heads():
-                    if not heads:
-                        self.hub.doubt_all()
-                    for head in heads:
-                        self._news(head)
-            except MeshError as error:
-                log.info("news_broken", reason=error.reason)
-            await asyncio.sleep(_RECONNECT_S)
-
-    def _news(self, head: pb.TaskHead) -> None:
-        terminal = head.state in TERMINAL
-        self.hub.grown(head.task_id, head.last_sequence, terminal=terminal)
-        attempt = self._attempts.get(head.task_id)
-        if attempt is not None and terminal:
-            self._attempts.stop(attempt, Stop.REASON_STALE)
-            self._attempts.forget(attempt)
-        elif attempt is not None and head.cancel_requested:
-            self._attempts.stop(attempt, Stop.REASON_CANCELED)
-        if terminal and head.parent_id:
-            self._child_ended(head.tenant, head.task_id, head.parent_id)
-
-    def _child_ended(self, tenant: str, task_id: str, parent_id: str) -> None:
-        self.hub.doubt(parent_id)
-        parent = self._attempts.get(parent_id)
-        if parent is not None:
-            self._later(self._tell_parent(parent, tenant, task_id))
-
-    async def _tell_parent(self, parent: Attempt, tenant: str, child_id: str) -> None:
-        child = await self.storage.get_task(tenant, child_id)
-        parent.link.send(children=[runner_pb.ChildUpdate(task_id=parent.task_id, attempt=parent.attempt, child=child)])
-
     def _publish_own(self, result: pb.MutationResult, count: int) -> None:
         if result.first_sequence:
             self.hub.publish(
@@ -496,3 +518,9 @@ class TaskEngine:
             await work
         except MeshError as error:
             log.warning("work_failed", reason=error.reason)
+
+
+def _fail(done: "asyncio.Future[Accepted]", error: BaseException) -> None:
+    if not done.done():
+        done.set_exception(error)
+        done.exception()  # marks it as seen: whoever dropped the future gets no report from the loop

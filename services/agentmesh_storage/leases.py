@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _LOSS_BACKOFF_MS = 250  # doubles with each lost lease, to at most _LOSS_BACKOFF_MAX_MS
 _LOSS_BACKOFF_MAX_MS = 10_000
+_ROUTER = "router@"  # names of routers begin so
+_TAKEOVER_MS = 5_000  # how long the runners of a router that is gone have to find another one
 
 
 def renew(ledger: "Ledger", mutation: Mutation) -> Outcome:
@@ -36,8 +38,9 @@ def renew(ledger: "Ledger", mutation: Mutation) -> Outcome:
         for other in [r for r in ledger.runners.values() if r.name == change.name and not r.freed]:
             free(ledger, other)
         runner = ledger.runners[change.incarnation] = Runner(change.incarnation, change.name, until)
-    elif runner.freed:
+    elif runner.freed and not change.name.startswith(_ROUTER):
         raise errors.StaleAttempt("the lease was lost", reason="LEASE_LOST")
+    runner.freed = False
     runner.lease_until_ms = until
     ledger.changed_runners[runner.incarnation] = runner
     return Outcome()
@@ -56,6 +59,7 @@ def free_runner(ledger: "Ledger", mutation: Mutation) -> Outcome:
 def free(ledger: "Ledger", runner: Runner) -> None:
     """Take a lease away; the adapter then calls `lose` for each of the runner's tasks."""
     runner.freed = True
+    runner.lease_until_ms = min(runner.lease_until_ms, ledger.now_ms)
     ledger.changed_runners[runner.incarnation] = runner
     ledger.freed.append(runner.incarnation)
 
@@ -81,9 +85,12 @@ def is_stray(ledger: "Ledger", task: Task, router: str, change: SyncRunner) -> b
 
     Another router that lives may have claimed it a moment ago: what it assigns is its own business.
     """
-    if task.id in change.running:
+    if task.id in change.running or task.id in ledger.created:
         return False
-    return task.router in ("", router) or not ledger.lives(task.router)
+    if task.router in ("", router):
+        return True
+    other = ledger.runners.get(task.router)
+    return other is None or other.lease_until_ms + _TAKEOVER_MS < ledger.now_ms
 
 
 def hand_back(ledger: "Ledger", task: Task) -> None:

@@ -8,7 +8,7 @@ from agentmesh.kit import names, telemetry
 from agentmesh.kit.batching import Batcher
 from agentmesh.kit.clock import Clock
 from agentmesh.kit.errors import MeshError
-from agentmesh_storage.domain import Claimed, Mutation, Offer, Outcome
+from agentmesh_storage.domain import Claimed, Mutation, Offer, Outcome, SyncRunner
 from agentmesh_storage.ports import ArtifactFiles, News, Retention, TaskStore
 from agentmesh_storage.watching import Watcher
 
@@ -23,6 +23,7 @@ _news_missed = telemetry.counter(names.STORAGE_NEWS_MISSED_TOTAL, "Times that ne
 
 _ABANDONED_AFTER_MS = 3_600_000
 _OVERLAP_AT = 48  # a second commit at once pays only for so many
+_EVERYTHING = "*"
 _PRUNE_S, _PRUNE_MORE_S = 60.0, 0.5
 _COUNT_S, _COUNT_UP_TO = 1.0, 100_000
 KEPT_FOR_EVER = Retention(events_ms=10**15, tasks_ms=10**15, request_ids_ms=10**15, batch=1)
@@ -188,7 +189,13 @@ class TaskKeeper:
     async def _in_turn(self, mutations: list[Mutation]) -> tuple[Outcomes, News]:
         """Commit after those under way that have a task in common: what a task says must stay in order."""
         touched = {getattr(m.change, "task_id", "") or getattr(m.change, "parent_id", "") for m in mutations} - {""}
-        before = [done for done, others in self._committing.items() if touched & others]
+        if any(isinstance(m.change, SyncRunner) for m in mutations):
+            touched.add(_EVERYTHING)  # it looks at everything that was committed before it, and at nothing after
+        before = [
+            done
+            for done, others in self._committing.items()
+            if touched & others or _EVERYTHING in touched or _EVERYTHING in others
+        ]
         done = asyncio.get_running_loop().create_future()
         self._committing[done] = touched
         try:

@@ -68,6 +68,7 @@ class RunnerLink:
         self._agent_slots: dict[str, int] = {}
         self._used = 0
         self._used_by: Counter[str] = Counter()
+        self._elsewhere = pb.SlotsElsewhere()
         self.update(hello)
 
     def update(self, hello: pb.RunnerHello) -> None:
@@ -76,15 +77,24 @@ class RunnerLink:
         self.agents = {agent.name: agent.version for agent in hello.agents}
         self._agent_slots = dict(hello.agent_slots)
 
+    def used_elsewhere(self, told: pb.SlotsElsewhere) -> None:
+        """Take in what the runner does for other routers."""
+        self._elsewhere = told
+
     @property
     def free(self) -> int:
         """How many attempts it can take now."""
-        return max(0, self.slots - self._used) if self.up and not self.draining else 0
+        if not self.up or self.draining:
+            return 0
+        return max(0, self.slots - self._used - self._elsewhere.used)
 
     def free_for(self, agent: str) -> int:
         """How many attempts of one agent it can take now."""
         own = self._agent_slots.get(agent)
-        return self.free if own is None else max(0, min(self.free, own - self._used_by[agent]))
+        if own is None:
+            return self.free
+        used = self._used_by[agent] + self._elsewhere.used_by_agent.get(agent, 0)
+        return max(0, min(self.free, own - used))
 
     def use(self, agent: str, slots: int = 1) -> None:
         """Use slots for an agent; negative gives them back."""

@@ -1,25 +1,26 @@
 """Storage over gRPC: one commit stream, one claim stream, and unary calls for the rest."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
-from agentmesh.api.storage.v1 import task_store_service_pb2_grpc as pb_grpc
 from agentmesh.api.task.v1 import task_pb2, task_service_pb2
 from agentmesh.kit import rpc_client, telemetry
 from agentmesh.kit.batching import Batcher, QueueFull
 from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable, from_status
 from agentmesh.kit.wire import TERMINAL
+from agentmesh_router.adapters.peers import StoragePeers, unreachable
 from agentmesh_router.hub import LogPage, StoredChunk
 
 log = telemetry.logger(__name__)
 
 _CALL_TIMEOUT_S = 10.0
 _COMMIT_TIMEOUT_S = 15.0
+_MOVE_AFTER_S = 4.0  # where there is another storage to go to
 _MAX_BATCH = 64  # larger ones move through the mesh as a convoy, one stage at work at a time
 _MAX_BATCH_BYTES = 2 * 1024 * 1024
 _MAX_QUEUED = 8192
@@ -29,8 +30,10 @@ _OVERLAP_AT = 16  # below this, waiting for a batch in flight beats another comm
 class _Exchange:
     """A bidi stream on which each request has one answer, matched by number; reconnects when used again."""
 
-    def __init__(self, method: Any, metadata: rpc_client.Metadata, on_other: Any = None) -> None:
+    def __init__(self, peers: StoragePeers, method: str, metadata: rpc_client.Metadata, on_other: Any = None) -> None:
+        self._peers = peers
         self._method = method
+        self._stub: Any = None
         self._metadata = metadata
         self._on_other = on_other
         self._call: Any = None
@@ -55,18 +58,22 @@ class _Exchange:
                     async with self._writing:
                         await self._call.write(request)
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError) as error:
-                    raise _unreachable() from error
+                    raise unreachable() from error
                 return await future
         except TimeoutError as error:
             self.close()
-            raise _unreachable() from error
+            raise self._failed() from error
+        except Unavailable:
+            self._failed()
+            raise
         finally:
             self._pending.pop(number, None)
 
     def open(self) -> None:
         """Connect if there is no stream."""
         if self._call is None or self._call.done():
-            self._call = self._method(metadata=self._metadata)
+            self._stub = self._peers.tasks
+            self._call = getattr(self._stub, self._method)(metadata=self._metadata)
             self._reader = asyncio.create_task(self._read(self._call))
 
     async def broken(self) -> None:
@@ -79,8 +86,13 @@ class _Exchange:
         if self._call is not None:
             self._call.cancel()
 
+    def _failed(self) -> MeshError:
+        error = unreachable()
+        self._peers.failed(self._stub, error)
+        return error
+
     async def _read(self, call: Any) -> None:
-        error: MeshError = _unreachable()
+        error: MeshError = unreachable()
         try:
             while (answer := await call.read()) is not grpc.aio.EOF:
                 number = getattr(answer, "batch_id", 0) or getattr(answer, "request_number", 0)
@@ -103,15 +115,19 @@ class _Exchange:
 
 
 class GrpcStorage:
-    """The task store behind a channel. `on_ready` hears which agents have ready work."""
+    """The task store behind its peers. `on_ready` hears which agents have ready work."""
 
-    def __init__(self, channel: grpc.aio.Channel, token: str, router_id: str, on_ready: Any) -> None:
-        self._stub: Any = pb_grpc.TaskStoreServiceStub(channel)
+    def __init__(self, peers: StoragePeers, token: str, router_id: str, on_ready: Any) -> None:
+        self._peers = peers
         self._metadata = rpc_client.bearer(token)
         self._router_id = router_id
         self._on_ready = on_ready
-        self._commits = _Exchange(self._stub.CommitStream, self._metadata)
-        self._claims = _Exchange(self._stub.ClaimTasks, self._metadata, self._hint)
+        self.on_backlog: Callable[[Mapping[str, int]], None] = lambda waiting: None
+        self._commits = _Exchange(peers, "CommitStream", self._metadata)
+        self._claims = _Exchange(peers, "ClaimTasks", self._metadata, self._hint)
+        self._news: Any = None
+        self._wait_s = _MOVE_AFTER_S if len(peers) > 1 else _COMMIT_TIMEOUT_S
+        peers.on_move.append(self._leave)
         self._batcher: Batcher[pb.Mutation, pb.MutationResult] = Batcher(
             self._send,
             max_items=_MAX_BATCH,
@@ -141,8 +157,8 @@ class GrpcStorage:
     async def claim(self, offers: Sequence[pb.SlotOffer]) -> list[pb.ClaimedTask]:
         """See Storage."""
         number = self._claims.next_number()
-        request = pb.ClaimTasksRequest(request_number=number, offers=offers)
-        answer: pb.ClaimTasksResponse = await self._claims.ask(number, request, _COMMIT_TIMEOUT_S)
+        request = pb.ClaimTasksRequest(request_number=number, offers=offers, router_id=self._router_id)
+        answer: pb.ClaimTasksResponse = await self._claims.ask(number, request, self._wait_s)
         return list(answer.tasks)
 
     async def listen_for_ready(self) -> None:
@@ -152,7 +168,7 @@ class GrpcStorage:
 
     async def get_task(self, tenant: str, task_id: str) -> task_pb2.Task:
         """See Storage."""
-        answer = await self._unary(self._stub.GetTask, pb.GetTaskRequest(tenant=tenant, task_id=task_id))
+        answer = await self._unary("GetTask", pb.GetTaskRequest(tenant=tenant, task_id=task_id))
         task: task_pb2.Task = answer.task
         return task
 
@@ -160,34 +176,42 @@ class GrpcStorage:
         self, tenant: str, request: task_service_pb2.ListTasksRequest
     ) -> task_service_pb2.ListTasksResponse:
         """See Storage."""
-        answer = await self._unary(self._stub.ListTasks, pb.ListTasksRequest(tenant=tenant, request=request))
+        answer = await self._unary("ListTasks", pb.ListTasksRequest(tenant=tenant, request=request))
         return task_service_pb2.ListTasksResponse(tasks=answer.tasks, next_page_token=answer.next_page_token)
 
     async def read_log(self, tenant: str, task_id: str, after_sequence: int) -> LogPage:
         """See Storage."""
         request = pb.ReadEventsRequest(tenant=tenant, task_id=task_id, after_sequence=after_sequence)
-        answer = await self._unary(self._stub.ReadEvents, request)
+        answer = await self._unary("ReadEvents", request)
         chunks = [StoredChunk(c.attempt, c.first_sequence, c.event_count, c.events) for c in answer.chunks]
         return LogPage(chunks, answer.last_sequence, answer.state in TERMINAL)
 
     async def read_steps(self, tenant: str, task_id: str, page_token: str) -> tuple[list[runner_pb.StepRecord], str]:
         """See Storage."""
         request = pb.ReadStepsRequest(tenant=tenant, task_id=task_id, page_token=page_token)
-        answer = await self._unary(self._stub.ReadSteps, request)
+        answer = await self._unary("ReadSteps", request)
         return list(answer.steps), answer.next_page_token
 
     async def list_agents(self) -> list[task_pb2.Agent]:
         """See Storage."""
-        return list((await self._unary(self._stub.ListAgents, pb.ListAgentsRequest())).agents)
+        return list((await self._unary("ListAgents", pb.ListAgentsRequest())).agents)
 
-    async def heads(self) -> AsyncIterator[list[pb.TaskHead]]:
+    async def heads(self) -> AsyncIterator[list[pb.TaskHead] | None]:
         """See Storage."""
         request = pb.WatchEventsRequest(router_id=self._router_id)
-        async with rpc_client.streaming(self._stub.WatchEvents, request, metadata=self._metadata) as call:
+        stub = self._peers.tasks
+        async with rpc_client.streaming(stub.WatchEvents, request, metadata=self._metadata) as call:
+            self._news = call
             await call.wait_for_connection()
-            yield []
+            yield None
             async for news in call:
+                if news.missed:
+                    yield None
                 yield list(news.heads)
+
+    async def heads_of(self, task_ids: Sequence[str]) -> list[pb.TaskHead]:
+        """See Storage."""
+        return list((await self._unary("GetHeads", pb.GetHeadsRequest(task_ids=task_ids))).heads)
 
     async def ping(self) -> bool:
         """Say whether storage answers."""
@@ -207,16 +231,28 @@ class GrpcStorage:
     async def _send(self, mutations: list[pb.Mutation]) -> list[pb.MutationResult | BaseException]:
         number = self._commits.next_number()
         request = pb.CommitStreamRequest(batch_id=number, mutations=mutations, router_id=self._router_id)
-        answer: pb.CommitStreamResponse = await self._commits.ask(number, request, _COMMIT_TIMEOUT_S)
+        answer: pb.CommitStreamResponse = await self._commits.ask(number, request, self._wait_s)
         return list(answer.results)
 
-    async def _unary(self, method: Any, request: Any) -> Any:
-        return await rpc_client.unary(method, request, timeout_s=_CALL_TIMEOUT_S, metadata=self._metadata)
+    async def _unary(self, method: str, request: Any) -> Any:
+        stub = self._peers.tasks
+        try:
+            return await rpc_client.unary(
+                getattr(stub, method), request, timeout_s=_CALL_TIMEOUT_S, metadata=self._metadata
+            )
+        except MeshError as error:
+            self._peers.failed(stub, error)
+            raise
+
+    def _leave(self) -> None:
+        """Break off what goes to the peer that can't be reached; it is begun anew at the next one."""
+        self._commits.close()
+        self._claims.close()
+        if self._news is not None:
+            self._news.cancel()
 
     def _hint(self, answer: pb.ClaimTasksResponse) -> None:
         if answer.ready_agents:
             self._on_ready(set(answer.ready_agents))
-
-
-def _unreachable() -> Unavailable:
-    return Unavailable("storage can't be reached", reason="STORAGE_UNAVAILABLE", retry_after_s=1)
+        if answer.HasField("backlog") or not answer.ready_agents:  # an empty one is not on the wire
+            self.on_backlog(answer.backlog.waiting)

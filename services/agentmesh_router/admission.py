@@ -1,0 +1,247 @@
+"""Who may submit a task now, decided before anything is done for it: a refusal has to be cheap.
+
+Pure: no gRPC, no network; time and chance are passed in. Refused are, in this order: submits beyond what gets committed
+in time, those of the loudest tenants; submits of a tenant that has too many tasks waiting; and submits beyond a
+tenant's rate. Who is below its fair share of the way to the commit is never refused for the load that others make.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from agentmesh.kit import names, telemetry
+from agentmesh.kit.errors import MeshError, ResourceExhausted
+from agentmesh.kit.settings import Limits
+from agentmesh_router.congestion import Congestion
+from agentmesh_router.rate_limits import RateLimits
+from agentmesh_router.turns import Turns
+
+OVERLOADED: Final = "OVERLOADED"
+QUEUE_FULL: Final = "QUEUE_FULL"
+
+_ACTIVE_S = 1.0
+_REPORT_HOLDS_S = 5.0
+_FIRST_HINT_S = 0.1
+_LONGEST_HINT_S = 5.0
+_QUEUE_HINT_S = 1.0
+_LAG_EVERY_S = 0.025
+
+_refused = telemetry.counter(names.ROUTER_REFUSED_TOTAL, "Submits that were refused for load or limits", ("reason",))
+_delay = telemetry.histogram(names.ROUTER_ACCEPT_DELAY, "From a submit to its commit")
+
+
+@dataclass(slots=True)
+class _Tenant:
+    name: str
+    weight: int
+    max_waiting: int
+    committing: int = 0  # submits on their way
+    undecided: int = 0  # of those, the ones for which no slot was kept: they will wait
+    reported: int = 0  # waiting tasks, as storage counted them
+    since: int = 0  # and what changed here since then
+    last_seen: float = 0.0
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self.reported + self.since) + self.undecided
+
+
+class Entry:
+    """A submit on its way to its commit: `asked` when the commit is, then one of `committed` and `failed`."""
+
+    __slots__ = ("_admission", "_since", "_tenant", "_waits")
+
+    def __init__(self, admission: "Admission", tenant: _Tenant, since: float) -> None:
+        self._admission = admission
+        self._tenant = tenant
+        self._since = since
+        self._waits = False
+
+    def asked(self, *, waits: bool) -> None:
+        """Hear that it goes to its commit; `waits` if no slot was kept for it."""
+        self._waits = waits
+        self._tenant.undecided += waits
+
+    def committed(self, *, waits: bool) -> None:
+        """Hear that the task is durable, and whether it waits for a slot."""
+        self._tenant.undecided -= self._waits
+        self._tenant.since += waits
+        self._admission._committed(self._since, waits=waits)
+        self._admission._leave(self._tenant)
+
+    def failed(self) -> None:
+        """Hear that there is no such task."""
+        self._tenant.undecided -= self._waits
+        self._admission._leave(self._tenant)
+
+
+class Admission:
+    """Admits or refuses. `now` tells monotonic seconds, `chance` a number from 0 to 1."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        now: Callable[[], float],
+        *,
+        queue_limit: int,
+        rates: RateLimits | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.congestion = Congestion(now, limits.target_delay_s)
+        self._limits = limits
+        self._now = now
+        self._queue_limit = queue_limit
+        self._rates = rates
+        self._chance = chance
+        self._tenants: dict[str, _Tenant] = {}
+        self._turns = Turns()
+        self._committing = 0
+        self._reported_at: float | None = None
+        self._answered = 0.0  # admitted and refused, both fading with the seconds: how much too much comes
+        self._turned_away = 0.0
+        self._faded_at = now()
+
+    # -- deciding -----------------------------------------------------------------------------------------
+
+    def check(self, name: str) -> "asyncio.Future[None] | None":
+        """Raise ResourceExhausted with a hint of when to come back, or let a tenant's submit through.
+
+        The future is there if the tenant's rate has to be looked up first; it raises the same.
+        """
+        now = self._now()
+        tenant = self._tenant(name, now)
+        self._fade(now)
+        self._answered += 1
+        self._check_congestion(tenant)
+        self._check_waiting(tenant)
+        if self._rates is None:
+            return None
+        try:
+            gate = self._rates.take(name)
+        except ResourceExhausted as error:
+            _refused.labels(error.reason).inc()
+            raise
+        if gate is not None:
+            gate.add_done_callback(_count_refusal)
+        return gate
+
+    def enter(self, name: str, start: Callable[[Entry], None]) -> None:
+        """Send a submit to its commit: `start` is called at once, or when it is the tenant's turn."""
+        now = self._now()
+        tenant = self._tenant(name, now)
+        tenant.committing += 1
+        self._committing += 1
+        self._turns.enter(name, tenant.weight, partial(start, Entry(self, tenant, now)))
+
+    # -- hearing ------------------------------------------------------------------------------------------
+
+    def backlog(self, waiting: Mapping[str, int]) -> None:
+        """Take storage's count of waiting tasks by tenant; tenants that it leaves out have none."""
+        now = self._now()
+        self._reported_at = now
+        for name, count in waiting.items():
+            self._tenant(name, now if count else 0.0).reported = count
+        for name, tenant in list(self._tenants.items()):
+            tenant.since = 0
+            tenant.reported = waiting.get(name, 0)
+            if not tenant.reported and not tenant.committing and tenant.last_seen + _ACTIVE_S < now:
+                del self._tenants[name]
+
+    def claimed(self, name: str) -> None:
+        """Hear that a waiting task got its slot."""
+        self.congestion.started()
+        tenant = self._tenants.get(name)
+        if tenant is not None:
+            tenant.since -= 1
+
+    def lagged(self, lag_s: float) -> None:
+        """Hear how late the event loop was."""
+        self.congestion.lagged(lag_s)
+
+    # -- inside -------------------------------------------------------------------------------------------
+
+    def _check_congestion(self, tenant: _Tenant) -> None:
+        congestion = self.congestion
+        congestion.turn(self._committing, self._waiting)
+        if congestion.on_the_way(self._committing, self._waiting) < congestion.limit:
+            return
+        if congestion.on_the_way(tenant.committing, lambda: tenant.waiting) < self._share(tenant):
+            return
+        congestion.refused()
+        hint_s = _FIRST_HINT_S * self._answered / max(1.0, self._answered - self._turned_away)
+        raise self._refusal("the mesh is overloaded", OVERLOADED, hint_s)
+
+    def _check_waiting(self, tenant: _Tenant) -> None:
+        if self._knows_backlog() and tenant.waiting >= tenant.max_waiting:
+            raise self._refusal(
+                "too many tasks of this tenant wait for a slot",
+                QUEUE_FULL,
+                _QUEUE_HINT_S,
+                quota=f"tenant:{tenant.name}",
+                metadata={"limit": str(tenant.max_waiting)},
+            )
+
+    def _share(self, tenant: _Tenant) -> float:
+        """Return how many submits a tenant may have on their way while there are too many."""
+        oldest = self._now() - _ACTIVE_S
+        weights = sum(t.weight for t in self._tenants.values() if t.committing or t.last_seen > oldest)
+        return max(1.0, self.congestion.limit * tenant.weight / max(weights, tenant.weight))
+
+    def _waiting(self) -> int:
+        return sum(tenant.waiting for tenant in self._tenants.values())
+
+    def _knows_backlog(self) -> bool:
+        """Whether the count of waiting tasks holds: without storage's word it would only ever grow."""
+        return self._reported_at is not None and self._now() - self._reported_at < _REPORT_HOLDS_S
+
+    def _refusal(self, text: str, reason: str, hint_s: float, **fields: object) -> MeshError:
+        self._turned_away += 1
+        _refused.labels(reason).inc()
+        # Whoever was refused together must not come back together.
+        retry_after_s = min(hint_s, _LONGEST_HINT_S) * (0.5 + self._chance())
+        return ResourceExhausted(text, reason=reason, retry_after_s=retry_after_s, **fields)  # type: ignore[arg-type]
+
+    def _committed(self, since: float, *, waits: bool) -> None:
+        delay_s = self._now() - since
+        _delay.observe(delay_s)
+        self.congestion.committed(delay_s)
+        if not waits:
+            self.congestion.started()
+
+    def _leave(self, tenant: _Tenant) -> None:
+        tenant.committing -= 1
+        self._committing -= 1
+        self._turns.leave()
+
+    def _fade(self, now: float) -> None:
+        if now - self._faded_at >= _ACTIVE_S:
+            kept = 0.5 ** ((now - self._faded_at) / _ACTIVE_S)
+            self._answered *= kept
+            self._turned_away *= kept
+            self._faded_at = now
+
+    def _tenant(self, name: str, seen: float) -> _Tenant:
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            limits = self._limits.of(name)
+            tenant = _Tenant(name, limits.weight, limits.max_waiting or self._queue_limit)
+            self._tenants[name] = tenant
+        tenant.last_seen = max(tenant.last_seen, seen)
+        return tenant
+
+
+def _count_refusal(gate: "asyncio.Future[None]") -> None:
+    if not gate.cancelled() and isinstance(error := gate.exception(), ResourceExhausted):
+        _refused.labels(error.reason).inc()
+
+
+async def watch_lag(lagged: Callable[[float], None]) -> None:
+    """Tell how late the event loop is, forty times a second, until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + _LAG_EVERY_S
+        await asyncio.sleep(_LAG_EVERY_S)
+        lagged(loop.time() - due)
