@@ -179,3 +179,11 @@ async def test_artifacts_are_paged_newest_first_and_belong_to_their_tenant(drive
 
 async def test_a_store_that_is_opened_says_that_it_is_there(driver: Driver) -> None:
     assert await driver.store.ping()
+
+
+async def test_the_backlog_is_counted_by_tenant_up_to_a_limit(driver: Driver) -> None:
+    for tenant in ("acme", "acme", "acme", "globex"):
+        await driver.create(tenant=tenant)
+    await driver.create(ready_ms=START_MS + 1)
+    assert await driver.store.backlog(10) == {"acme": 3, "globex": 1}
+    assert await driver.store.backlog(2) == {"acme": 2, "globex": 1}

@@ -106,7 +106,7 @@ WITH RECURSIVE tenants (tenant) AS (
   SELECT after.tenant FROM tenants AS t CROSS JOIN LATERAL (
     SELECT tenant FROM tasks WHERE {IS_DUE} AND tenant > t.tenant ORDER BY tenant LIMIT 1) AS after
 )
-SELECT tenant, (SELECT count(*) FROM (SELECT 1 FROM tasks WHERE tenant = t.tenant AND {IS_DUE} LIMIT $1) AS some)
+SELECT tenant, (SELECT count(*) FROM (SELECT 1 FROM tasks WHERE tenant = t.tenant AND {IS_DUE} LIMIT $1) AS counted)
 FROM tenants AS t"""
 # Each part reads a partial index that holds only the tasks it is about.
 OVERDUE = tuple(
