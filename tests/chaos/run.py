@@ -134,7 +134,7 @@ class _Run:
     async def outcome(self, blows: int) -> Outcome:
         """Wait for the rest, and judge."""
         tasks = await settle(self._fleet.routers, self.history, bound_s=_END_S)
-        return Outcome(
+        outcome = Outcome(
             seed=self._setting.seed,
             blows=blows,
             tasks=tasks,
@@ -144,6 +144,9 @@ class _Run:
             seconds=self.seconds,
             notes=self.notes,
         )
+        if not outcome.clean and self._setting.postgres is not None:
+            self._setting.postgres.dump(self._fleet.database, self._setting.folder / "tasks.sql")
+        return outcome
 
 
 def _fleet(setting: Setting) -> Fleet:

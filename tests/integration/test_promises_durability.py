@@ -60,6 +60,7 @@ async def judged(fleet: Fleet, log: Log, expected: Expected, request_id: str) ->
     reading = history.read("reader", log.task_id)
     for entry in log.entries:
         reading.add(*entry)
+    await asyncio.to_thread(fleet.wait_serving)
     await collect(fleet.routers, history, log.task_id)
     verdict = history.verdict()
     assert verdict.clean, verdict.report()

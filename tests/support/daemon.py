@@ -14,6 +14,7 @@ import psutil
 # Waits until the test process closes its end, by intent or by dying, and then kills what it is told.
 _TETHER = 'read -r _; kill -9 "$1"'
 _POLL_S = 0.02
+_FREEZE_S = 5.0
 
 
 def as_user(user: int | None) -> dict[str, Any]:
@@ -84,10 +85,14 @@ class Daemon:
         self._process.send_signal(number)
 
     def freeze(self) -> None:
-        """Stop it and its children in the middle of what they do."""
-        for process in self.family():
+        """Stop it and its children in the middle of what they do; returns when they stand still."""
+        family = self.family()
+        for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
+        end = time.monotonic() + _FREEZE_S
+        while any(map(_moves, family)) and time.monotonic() < end:
+            time.sleep(_POLL_S / 10)
 
     def thaw(self) -> None:
         """Let them go on."""
@@ -145,3 +150,10 @@ class Daemon:
             tether.wait()
             assert tether.stdin is not None
             tether.stdin.close()
+
+
+def _moves(process: psutil.Process) -> bool:
+    try:
+        return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False

@@ -76,7 +76,7 @@ class Fleet:
         self.members: dict[str, Member] = {}
         self.deaths: list[tuple[str, int]] = []
         """Members that ended by themselves, and their exit codes."""
-        self._database = database or f"sqlite:///{folder / 'tasks.db'}"
+        self.database = database or f"sqlite:///{folder / 'tasks.db'}"
         self._settings = settings or {}
         self._settings_of = settings_of or {}
         self._proxied = frozenset(proxied)
@@ -237,7 +237,7 @@ class Fleet:
 
     def _open_proxies(self) -> None:
         for name in sorted(self._proxied):
-            target = _host_of(self._database) if name == "postgres" else self.members[name].address
+            target = _host_of(self.database) if name == "postgres" else self.members[name].address
             self.proxies[name] = FaultProxy(target).__enter__()
 
     def _reachable(self, role: str) -> list[str]:
@@ -245,7 +245,7 @@ class Fleet:
 
     def _environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("AGENTMESH_", "OPENAI_", "ANTHROPIC_"))}
-        database = self._database
+        database = self.database
         if "postgres" in self.proxies:
             database = database.replace(_host_of(database), self.proxies["postgres"].address)
         addresses = {
@@ -273,9 +273,7 @@ class Fleet:
         member.starts += 1
 
     def _end(self, member: Member) -> None:
-        if not member.daemon.running:
-            return
-        if not member.frozen:
+        if member.daemon.running and not member.frozen:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 member.daemon.end(signal.SIGTERM, timeout_s=5)
                 return

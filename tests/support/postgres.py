@@ -77,6 +77,10 @@ class Postgres:
         done = subprocess.run([*command, url or self.url()], capture_output=True, text=True, timeout=30, check=True)
         return done.stdout.strip()
 
+    def dump(self, url: str, file: Path) -> None:
+        """Write a database as SQL, to look at after the server is gone."""
+        subprocess.run([str(self._binaries / "pg_dump"), "-f", str(file), url], timeout=60, check=True)
+
     def start(self) -> None:
         """Start, after whatever end, and wait until connections are taken."""
         self.daemon.start()
