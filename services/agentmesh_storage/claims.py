@@ -6,7 +6,6 @@ of each tenant in turn and never through a tenant's whole queue.
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from agentmesh_storage.domain import Offer, Task
 from agentmesh_storage.rules import Rules
@@ -28,10 +27,19 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class ListTenants:
-    """Asks for (priority, tenant) of an agent's due tasks: each pair once, highest priority first, then by tenant."""
+class ListPriorities:
+    """Asks for the priorities of an agent's due tasks, highest first."""
 
     agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListTenants:
+    """Asks for at most MAX_TENANTS tenants with due tasks at one priority: from `start` on by name, then the others."""
+
+    agent: str
+    priority: int
+    start: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +52,9 @@ class ListReady:
     limit: int
 
 
-Asked = ListTenants | ListReady
-Pairs = Sequence[tuple[int, str]]
-Rounds = Generator[Asked, "Pairs | Sequence[Candidate]", list[Candidate]]
+Asked = ListPriorities | ListTenants | ListReady
+Answer = Sequence[int] | Sequence[str] | Sequence[Candidate]
+Rounds = Generator[Asked, Answer, list[Candidate]]
 
 
 @dataclass(slots=True)
@@ -89,6 +97,11 @@ class Turns:
         self._rules = rules
         self._last: dict[str, tuple[str, int]] = {}  # the tenant served last, and how much of its turn is left
 
+    def start(self, agent: str) -> str:
+        """Return the name from which on tenants are next."""
+        last, left = self._last.get(agent, ("", 0))
+        return last if left > 0 or not last else f"{last}\x01"
+
     def order(self, agent: str, tenants: Iterable[str]) -> list[str]:
         """Put tenants in the order of their turns."""
         last, left = self._last.get(agent, ("", 0))
@@ -107,9 +120,10 @@ class Turns:
 def rounds(offer: Offer, room: Room, turns: Turns, taken: set[str]) -> Rounds:
     """Choose tasks for an offer; `taken` are ids that the rows still show as waiting, and gets the chosen ones."""
     chosen: list[Candidate] = []
-    pairs: Pairs = yield ListTenants(offer.agent)  # type: ignore[assignment]
-    for priority, group in groupby(pairs, key=lambda pair: pair[0]):
-        tenants = [tenant for _, tenant in group if room.tenant_has(tenant)]
+    priorities: Sequence[int] = yield ListPriorities(offer.agent)  # type: ignore[assignment]
+    for priority in priorities:
+        waiting: Sequence[str] = yield ListTenants(offer.agent, priority, turns.start(offer.agent))  # type: ignore[assignment]
+        tenants = [tenant for tenant in waiting if room.tenant_has(tenant)]
         look = max(CHOICE, -(-(offer.slots - len(chosen)) * CHOICE // max(1, len(tenants)))) + len(taken)
         while tenants and len(chosen) < offer.slots and look <= _MAX_LOOK + len(taken):
             found: Sequence[Candidate] = yield ListReady(offer.agent, priority, tenants, look)  # type: ignore[assignment]

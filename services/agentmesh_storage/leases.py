@@ -68,7 +68,7 @@ def sync(ledger: "Ledger", mutation: Mutation) -> Outcome:
     """Note what a router says that a runner works on; the adapter then calls `hand_back` for each stray."""
     change = mutation.change
     assert isinstance(change, SyncRunner)
-    ledger.synced.append((mutation.origin, change))
+    ledger.synced.append((mutation.origin, change, frozenset(ledger.created)))
     return Outcome()
 
 
@@ -80,12 +80,13 @@ def announce(ledger: "Ledger", mutation: Mutation) -> Outcome:
     return Outcome()
 
 
-def is_stray(ledger: "Ledger", task: Task, router: str, change: SyncRunner) -> bool:
+def is_stray(ledger: "Ledger", task: Task, router: str, change: SyncRunner, created: frozenset[str]) -> bool:
     """Say whether a task is leased to a runner that nobody told of it.
 
+    What was created in the same transaction, but after the router spoke (not in `created`), it could not speak of.
     Another router that lives may have claimed it a moment ago: what it assigns is its own business.
     """
-    if task.id in change.running or task.id in ledger.created:
+    if task.id in change.running or (task.id in ledger.created and task.id not in created):
         return False
     if task.router in ("", router):
         return True

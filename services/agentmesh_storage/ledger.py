@@ -65,7 +65,7 @@ class Ledger:
     journals_to_copy: list[tuple[str, str]] = field(default_factory=list)
     ended_badly: list[str] = field(default_factory=list)
     freed: list[str] = field(default_factory=list)
-    synced: list[tuple[str, SyncRunner]] = field(default_factory=list)  # the router that asked, and what it said
+    synced: list[tuple[str, SyncRunner, frozenset[str]]] = field(default_factory=list)  # who asked, what, after which
     origins: dict[str, str] = field(default_factory=dict)
     created_schedules: dict[str, Schedule] = field(default_factory=dict)
     changed_schedules: dict[str, Schedule] = field(default_factory=dict)

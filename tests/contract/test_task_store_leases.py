@@ -293,3 +293,50 @@ async def test_freeing_an_unknown_runner_or_one_twice_does_nothing(driver: Drive
     await driver.do(d.FreeRunner(RUNNER))
     await driver.do(d.FreeRunner(RUNNER))
     assert (await driver.task(task)).losses == 1
+
+
+async def test_a_sync_leaves_alone_what_was_claimed_after_it_and_what_a_living_router_has(driver: Driver) -> None:
+    await driver.runner()
+    await driver.runner("router-2")
+    sync = d.Mutation("", d.SyncRunner(RUNNER, frozenset()), "router-1")
+    outcomes = await driver.group(sync, d.Mutation("acme", driver.new(RUNNER), "router-1"))
+    assert isinstance(outcomes[1], d.Outcome)
+    other = await driver.group(d.Mutation("acme", driver.new(RUNNER), "router-2"))
+    assert isinstance(other[0], d.Outcome)
+    assert (await driver.task(outcomes[1].task_id)).state is State.WORKING
+    await driver.group(sync)
+    assert (await driver.task(outcomes[1].task_id)).state is State.SUBMITTED
+    assert (await driver.task(other[0].task_id)).state is State.WORKING
+
+
+async def test_what_a_dead_router_had_claimed_is_handed_back_once_its_runners_had_time_to_go_over(
+    driver: Driver,
+) -> None:
+    await driver.runner(ttl_ms=60_000)
+    await driver.runner("router@host:1~a", ttl_ms=1_000)
+    (outcome,) = await driver.group(d.Mutation("acme", driver.new(RUNNER), "router@host:1~a"))
+    assert isinstance(outcome, d.Outcome)
+    sync = d.Mutation("", d.SyncRunner(RUNNER, frozenset()), "router-2")
+    driver.now += 5_999
+    await driver.group(sync)
+    assert (await driver.task(outcome.task_id)).state is State.WORKING
+    driver.now += 2
+    await driver.group(sync)
+    task = await driver.task(outcome.task_id)
+    assert (task.state, task.losses, task.failures) == (State.SUBMITTED, 0, 0)
+
+
+async def test_a_router_that_adopts_an_attempt_answers_for_it(driver: Driver) -> None:
+    await driver.runner()
+    (outcome,) = await driver.group(d.Mutation("acme", driver.new(RUNNER), "router-1"))
+    assert isinstance(outcome, d.Outcome)
+    adopt = d.AdoptAttempt(outcome.task_id, 1, RUNNER)
+    await driver.group(d.Mutation("acme", adopt, "router-2"))
+    assert (await driver.task(outcome.task_id)).router == "router-2"
+
+
+async def test_a_router_that_was_frozen_past_its_lease_goes_on(driver: Driver) -> None:
+    await driver.runner("router@host:1~a")
+    driver.now += LEASE_MS + 1
+    await driver.sweep()
+    await driver.runner("router@host:1~a")

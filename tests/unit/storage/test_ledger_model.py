@@ -47,7 +47,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 if task.incarnation == incarnation:
                     leases.lose(ledger, task)
         ledger.freed.clear()
-        for _, sync in ledger.synced:
+        for _, sync, _ in ledger.synced:
             for task in list(ledger.tasks.values()):
                 if task.incarnation == sync.incarnation and task.id not in sync.running:
                     leases.hand_back(ledger, task)

@@ -74,18 +74,32 @@ INSERT INTO steps (task_id, sequence, key, record)
 SELECT $1, sequence - 1000000000, key, record FROM steps WHERE task_id = $2"""
 
 IS_DUE = "ready_ms IS NOT NULL AND due"
-# Steps from one (priority, tenant) to the next in the index, past everything between.
-WAITING_TENANTS = f"""
-WITH RECURSIVE waiting (urgency, tenant) AS (
-  (SELECT -priority, tenant FROM tasks WHERE agent = $1 AND {IS_DUE} ORDER BY (-priority), tenant LIMIT 1)
+# Steps from one priority, or tenant, to the next in the index, past everything between.
+PRIORITIES = f"""
+WITH RECURSIVE waiting (urgency) AS (
+  (SELECT -priority FROM tasks WHERE agent = $1 AND {IS_DUE} ORDER BY (-priority) LIMIT 1)
   UNION ALL
-  SELECT after.* FROM waiting AS w CROSS JOIN LATERAL (
-    SELECT -priority, tenant FROM tasks
-    WHERE agent = $1 AND {IS_DUE} AND ((-priority), tenant) > (w.urgency, w.tenant)
-    ORDER BY (-priority), tenant LIMIT 1
+  SELECT after.urgency FROM waiting AS w CROSS JOIN LATERAL (
+    SELECT -priority AS urgency FROM tasks WHERE agent = $1 AND {IS_DUE} AND (-priority) > w.urgency
+    ORDER BY (-priority) LIMIT 1
   ) AS after
 )
-SELECT -urgency, tenant FROM waiting LIMIT $2"""
+SELECT -urgency FROM waiting"""
+_TENANT = f"SELECT tenant FROM tasks WHERE agent = $1 AND {IS_DUE} AND (-priority) = $2"
+# From the tenant $3 on, then those before it.
+WAITING_TENANTS = f"""
+WITH RECURSIVE later (tenant) AS (
+  ({_TENANT} AND tenant >= $3 ORDER BY tenant LIMIT 1)
+  UNION ALL
+  SELECT after.tenant FROM later AS l CROSS JOIN LATERAL (
+    {_TENANT} AND tenant > l.tenant ORDER BY tenant LIMIT 1) AS after
+), earlier (tenant) AS (
+  ({_TENANT} AND tenant < $3 ORDER BY tenant LIMIT 1)
+  UNION ALL
+  SELECT after.tenant FROM earlier AS e CROSS JOIN LATERAL (
+    {_TENANT} AND tenant > e.tenant AND tenant < $3 ORDER BY tenant LIMIT 1) AS after
+)
+SELECT tenant FROM later UNION ALL SELECT tenant FROM earlier LIMIT $4"""
 READY = f"""
 SELECT ready.* FROM unnest($3::text[]) AS asked (tenant) CROSS JOIN LATERAL (
   SELECT {CANDIDATE_COLUMNS} FROM tasks

@@ -189,10 +189,13 @@ class Writer:
             return chosen
 
     @staticmethod
-    async def _answer(db: Connection, asked: claims.Asked) -> claims.Pairs | list[claims.Candidate]:
+    async def _answer(db: Connection, asked: claims.Asked) -> claims.Answer:
+        if isinstance(asked, claims.ListPriorities):
+            return [row[0] for row in await db.fetch(sql.PRIORITIES, asked.agent)]
         if isinstance(asked, claims.ListTenants):
-            rows = await db.fetch(sql.WAITING_TENANTS, asked.agent, claims.MAX_TENANTS)
-            return [(row[0], row[1]) for row in rows]
+            limit = claims.MAX_TENANTS
+            rows = await db.fetch(sql.WAITING_TENANTS, asked.agent, -asked.priority, asked.start, limit)
+            return [row[0] for row in rows]
         rows = await db.fetch(sql.READY, asked.agent, -asked.priority, list(asked.tenants), asked.limit)
         return [claims.Candidate(*row) for row in rows]
 
@@ -203,13 +206,13 @@ class Writer:
         for incarnation in ledger.freed:
             for task in await self._leased(db, ledger, incarnation):
                 leases.lose(ledger, task)
-        for router, change in ledger.synced:
+        for router, change, created in ledger.synced:
             held = await self._leased(db, ledger, change.incarnation)
             unknown = {task.router for task in held} - ledger.runners.keys()
             if unknown:
                 load_runners(ledger, await db.fetch(sql.RUNNERS, [*unknown]))
             for task in held:
-                if leases.is_stray(ledger, task, router, change):
+                if leases.is_stray(ledger, task, router, change, created):
                     leases.hand_back(ledger, task)
         position = 0
         while position < len(ledger.ended_badly):

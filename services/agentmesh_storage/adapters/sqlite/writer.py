@@ -51,15 +51,14 @@ _LEASED = f"SELECT {TASK_COLUMNS} FROM tasks WHERE incarnation = ? AND incarnati
 _CHILDREN = f"SELECT {TASK_COLUMNS} FROM tasks WHERE parent_id = ? AND parent_id <> '' AND end_ms IS NULL"
 _HIGHEST = 1_000_000  # above every priority
 _IS_DUE = "ready_ms IS NOT NULL AND due = 1"
-# One step from a (priority, tenant) to the next, past everything between.
-_NEXT_TENANT = (
-    f"SELECT -priority, tenant FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority = ? AND tenant > ? "
-    "ORDER BY tenant LIMIT 1"
-)
+# One step from a priority, or a tenant, to the next, past everything between.
 _NEXT_PRIORITY = (
-    f"SELECT -priority, tenant FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority > ? "
-    "ORDER BY -priority, tenant LIMIT 1"
+    f"SELECT -priority FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority > ? ORDER BY -priority LIMIT 1"
 )
+_NEXT_TENANT = (
+    f"SELECT tenant FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority = ? AND tenant > ? ORDER BY tenant LIMIT 1"
+)
+_FIRST_TENANT = _NEXT_TENANT.replace("tenant > ?", "tenant >= ?")
 _READY = (
     f"SELECT {CANDIDATE_COLUMNS} FROM tasks WHERE agent = ? AND {_IS_DUE} AND -priority = ? AND tenant = ? "
     "ORDER BY ready_ms, id LIMIT ?"
@@ -190,24 +189,36 @@ class Writer:
             chosen: list[claims.Candidate] = made.value
             return chosen
 
-    def _answer(self, asked: claims.Asked) -> claims.Pairs | list[claims.Candidate]:
+    def _answer(self, asked: claims.Asked) -> claims.Answer:
+        if isinstance(asked, claims.ListPriorities):
+            return self._priorities(asked.agent)
         if isinstance(asked, claims.ListTenants):
-            return self._waiting_tenants(asked.agent)
+            return self._tenants(asked)
         found = []
         for tenant in asked.tenants:
             found += self._db.execute(_READY, (asked.agent, -asked.priority, tenant, asked.limit)).fetchall()
         return [claims.Candidate(*row) for row in found]
 
-    def _waiting_tenants(self, agent: str) -> list[tuple[int, str]]:
-        pairs: list[tuple[int, str]] = []
-        at = self._db.execute(_NEXT_PRIORITY, (agent, -_HIGHEST)).fetchone()
-        while at is not None and len(pairs) < claims.MAX_TENANTS:
-            urgency, tenant = at
-            pairs.append((-urgency, tenant))
-            at = self._db.execute(_NEXT_TENANT, (agent, urgency, tenant)).fetchone()
-            if at is None:
-                at = self._db.execute(_NEXT_PRIORITY, (agent, urgency)).fetchone()
-        return pairs
+    def _priorities(self, agent: str) -> list[int]:
+        found: list[int] = []
+        urgency = -_HIGHEST
+        while row := self._db.execute(_NEXT_PRIORITY, (agent, urgency)).fetchone():
+            (urgency,) = row
+            found.append(-urgency)
+        return found
+
+    def _tenants(self, asked: claims.ListTenants) -> list[str]:
+        found: list[str] = []
+        row = self._db.execute(_FIRST_TENANT, (asked.agent, -asked.priority, asked.start)).fetchone()
+        wrapped = False
+        while len(found) < claims.MAX_TENANTS:
+            if row is None and not wrapped:
+                row, wrapped = self._db.execute(_FIRST_TENANT, (asked.agent, -asked.priority, "")).fetchone(), True
+            if row is None or (wrapped and row[0] >= asked.start):
+                break
+            found.append(row[0])
+            row = self._db.execute(_NEXT_TENANT, (asked.agent, -asked.priority, row[0])).fetchone()
+        return found
 
     # -- rows in -----------------------------------------------------------------------------------------
 
@@ -276,11 +287,11 @@ class Writer:
         for incarnation in ledger.freed:
             for task in self._leased(ledger, incarnation):
                 leases.lose(ledger, task)
-        for router, sync in ledger.synced:
+        for router, sync, created in ledger.synced:
             held = self._leased(ledger, sync.incarnation)
             self._load_runners(ledger, {task.router for task in held} - ledger.runners.keys())
             for task in held:
-                if leases.is_stray(ledger, task, router, sync):
+                if leases.is_stray(ledger, task, router, sync, created):
                     leases.hand_back(ledger, task)
         position = 0
         while position < len(ledger.ended_badly):
