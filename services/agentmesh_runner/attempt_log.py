@@ -55,6 +55,11 @@ class AttemptLog:
         return self.ended and not self._groups
 
     @property
+    def is_settled(self) -> bool:
+        """Whether everything that was said is durable."""
+        return self.acked_offset == self._said_offset
+
+    @property
     def has_unsent(self) -> bool:
         """Whether there is something to send."""
         return self._unsent > 0
@@ -76,7 +81,7 @@ class AttemptLog:
 
     async def settled(self) -> None:
         """Wait until what was said so far is acknowledged."""
-        if self.acked_offset < self._said_offset:
+        if not self.is_settled:
             reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((self._said_offset, reached))
             await reached

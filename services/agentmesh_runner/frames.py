@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 _HEAD = struct.Struct("!BIBI")  # kind, number of the exchange, length of the method's name, length of the payload
+UNTIL = struct.Struct("!d")
+"""What the runner writes into a host's lifeline: until when it may work, by the clock of leases."""
 MAX_FRAME_BYTES = 300 * 1024 * 1024
 
 

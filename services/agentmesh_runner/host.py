@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import math
 import os
+import select
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from agentmesh.kit import telemetry
 from agentmesh.kit.errors import MeshError, Unavailable, from_status
 from agentmesh_runner.attempt_log import encode
 from agentmesh_runner.execution import execute, failed
-from agentmesh_runner.frames import Frame, Kind, read_frame, write_frame
+from agentmesh_runner.frames import UNTIL, Frame, Kind, read_frame, write_frame
+from agentmesh_runner.lease import lease_time
 from agentmesh_runner.registry import Registry
 
 
@@ -43,7 +46,7 @@ class SocketMesh:
         """See Mesh; asked after what was said, and answered in this order."""
         await self._ask("settled", b"")
 
-    async def generate(self, request: llm_pb.GenerateRequest) -> AsyncIterator[llm_pb.Delta]:
+    async def generate(self, request: llm_pb.GenerateRequest) -> AsyncGenerator[llm_pb.Delta, None]:
         """See Mesh."""
         async for item in self._call("generate", request.SerializeToString()):
             if item.kind is Kind.ITEM:
@@ -173,9 +176,17 @@ async def _run(
     await writer.drain()
 
 
-def _die_with(lifeline: int) -> None:
-    """End this process when the runner ends, even while an agent blocks the loop."""
-    os.read(lifeline, 1)
+def _watch(lifeline: int) -> None:
+    """End this process when the runner ends, or its lease does, even while an agent blocks the loop."""
+    until = math.inf
+    pipe = select.poll()
+    pipe.register(lifeline, select.POLLIN)
+    while (left_s := until - lease_time()) > 0:
+        if pipe.poll(None if left_s == math.inf else left_s * 1000):
+            told = os.read(lifeline, UNTIL.size * 64)
+            if not told:
+                break
+            (until,) = UNTIL.unpack(told[-UNTIL.size :])
     os._exit(1)
 
 
@@ -183,7 +194,7 @@ def main() -> None:
     """Run as `python -m agentmesh_runner.host SOCKET LIFELINE [AGENT_PATH…]`."""
     handle, lifeline, *paths = sys.argv[1:]
     telemetry.configure_logging(service="agent-host")
-    threading.Thread(target=_die_with, args=(int(lifeline),), daemon=True).start()
+    threading.Thread(target=_watch, args=(int(lifeline),), daemon=True).start()
     asyncio.run(serve(int(handle), [Path(path) for path in paths]))
     os._exit(0)  # threads of agents don't hold the process
 

@@ -1,13 +1,18 @@
-"""Host processes: each runs one attempt at a time, knows no secret, and is killed if it does not stop."""
+"""Host processes: each runs one attempt at a time, knows no secret, and is killed if it does not stop.
+
+Through its lifeline a host hears until when it may work, and that the runner is gone.
+"""
 
 import asyncio
 import contextlib
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 from google.protobuf.message import Message
@@ -18,8 +23,10 @@ from agentmesh.api.task.v1 import task_pb2
 from agentmesh.kit import telemetry
 from agentmesh.kit.errors import MeshError, Unavailable, to_status
 from agentmesh_runner.execution import failed
-from agentmesh_runner.frames import Frame, Kind, read_frame, write_frame
+from agentmesh_runner.frames import UNTIL, Frame, Kind, read_frame, write_frame
+from agentmesh_runner.lease import Lease
 from agentmesh_runner.running import Running
+from agentmesh_runner.stopping import LEASE_LOST
 
 log = telemetry.logger(__name__)
 
@@ -49,10 +56,13 @@ class Host:
         )
         theirs.close()
         os.close(lifeline_theirs)
+        os.set_blocking(self._lifeline, False)
+        self._lease: Lease | None = None  # of the attempt that runs
         self._socket = ours
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._calls: set[asyncio.Task[None]] = set()
+        self._killed = False
 
     @property
     def alive(self) -> bool:
@@ -63,23 +73,40 @@ class Host:
         """Run one attempt; when cancelled, ask the process to stop and kill it after 2 s."""
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection(sock=self._socket)
-        write_frame(self._writer, Frame(Kind.ASSIGN, payload=running.assignment.SerializeToString()))
+        self._lease = running.lease
+        self.tell_lease()
+        write_frame(self._writer, Frame(Kind.ASSIGN, payload=running.assignment_now().SerializeToString()))
         try:
             return await self._converse(running)
         except asyncio.CancelledError:
-            await self._stop()
+            self._end_calls()
+            if running.stop_reason == LEASE_LOST:
+                self.kill()  # somebody else may be at work by now
+            else:
+                await self._stop()
             raise
         except (asyncio.IncompleteReadError, ConnectionError):
             self.kill()
             log.warning("host_died", task_id=running.task_id, code=self._process.poll())
             return failed(Unavailable("the agent's process died", reason="HOST_DIED"))
         finally:
-            for call in self._calls:
-                call.cancel()
-            self._calls.clear()
+            self._end_calls()
+            self._lease = None
+            self.tell_lease()
+
+    def tell_lease(self) -> None:
+        """Tell the process until when it may work; without an attempt, it may wait for ever."""
+        until = math.inf if self._lease is None else self._lease.until
+        # A pipe that is full or closed is that of a process which has ended, or soon will by itself.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            if not self._killed:
+                os.write(self._lifeline, UNTIL.pack(until))
 
     def kill(self) -> None:
         """End the process now."""
+        if self._killed:
+            return
+        self._killed = True
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
@@ -87,8 +114,12 @@ class Host:
             self._writer.close()
         else:
             self._socket.close()
-        with contextlib.suppress(OSError):
-            os.close(self._lifeline)
+        os.close(self._lifeline)
+
+    def _end_calls(self) -> None:
+        for call in self._calls:
+            call.cancel()
+        self._calls.clear()
 
     async def _converse(self, running: Running) -> pb.Outcome:
         assert self._reader is not None
@@ -122,9 +153,10 @@ class Host:
         assert self._writer is not None
         writer, payload = self._writer, frame.payload
         if frame.method == "generate":
-            async for delta in running.generate(llm_pb.GenerateRequest.FromString(payload)):
-                write_frame(writer, Frame(Kind.ITEM, frame.number, payload=delta.SerializeToString()))
-                await writer.drain()
+            async with aclosing(running.generate(llm_pb.GenerateRequest.FromString(payload))) as answer:
+                async for delta in answer:
+                    write_frame(writer, Frame(Kind.ITEM, frame.number, payload=delta.SerializeToString()))
+                    await writer.drain()
             reply = b""
         elif frame.method == "settled":
             await running.settled()
@@ -185,6 +217,11 @@ class HostPool:
                     self._idle.append(host)
                 else:
                     self._all.discard(host)
+
+    def lease_extended(self) -> None:
+        """Tell every process that works until when it may."""
+        for host in self._all:
+            host.tell_lease()
 
     def close(self) -> None:
         """End every process."""

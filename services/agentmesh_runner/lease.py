@@ -4,13 +4,23 @@ import math
 import time
 from collections.abc import Callable
 
+from agentmesh.kit.errors import StaleAttempt
+
+_BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def lease_time() -> float:
+    """Return seconds by the clock of leases: time asleep counts, and every process of a machine reads the same."""
+    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+
 
 class Lease:
-    """Lasts until `until`, in monotonic seconds, which host processes on the same machine count alike."""
+    """Lasts until `until`, by the clock `now`. Whoever finds it over tells so with `on_over`."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic, *, until: float = 0.0) -> None:
+    def __init__(self, now: Callable[[], float] = lease_time, *, until: float = 0.0) -> None:
         self.now = now
         self.until = until
+        self.on_over: Callable[[], None] = lambda: None
 
     @classmethod
     def endless(cls) -> "Lease":
@@ -21,6 +31,12 @@ class Lease:
     def over(self) -> bool:
         """Whether somebody else may have the tasks by now."""
         return self.now() > self.until
+
+    def check(self) -> None:
+        """Raise StaleAttempt if it is over."""
+        if self.over:
+            self.on_over()
+            raise StaleAttempt("the runner's lease is over", reason="LEASE_LOST")
 
     def extend(self, until: float) -> None:
         """Take in a renewal; one that was overtaken changes nothing."""

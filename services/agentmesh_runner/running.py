@@ -1,7 +1,10 @@
 """An attempt that runs in this runner, and the mesh as it sees it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import copy
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
@@ -9,20 +12,26 @@ from agentmesh.api.runner.v1 import runner_service_pb2 as pb
 from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import names
-from agentmesh.kit.errors import InvalidRequest, Unauthenticated, from_status
+from agentmesh.kit.clock import duration
+from agentmesh.kit.errors import Canceled, DeadlineExceeded, InvalidRequest, Unauthenticated, from_status
 from agentmesh.kit.wire import TERMINAL
 from agentmesh_runner.attempt_log import AttemptLog
+from agentmesh_runner.lease import Lease
 from agentmesh_runner.ports import Artifacts, Models
+from agentmesh_runner.stopping import RESUMED
 
 _T = TypeVar("_T")
 
+_MAX_CALL_S = 3600.0
+_LEAST_TIMEOUT_S = 0.001
 _MAX_SPAWN_BYTES = names.MAX_BATCH_BYTES
 
 
 class Running:
     """One attempt: its log, what it waits for, and the way to stop it. Implements the SDK's port Mesh.
 
-    `speak` is called when there is something to send for it.
+    `speak` is called when there is something to send for it. What costs or changes something outside of the log is
+    done only while `lease` lasts; without one, nobody else can have the task. Times are the lease's.
     """
 
     def __init__(
@@ -31,6 +40,7 @@ class Running:
         models: Models,
         artifacts: Artifacts,
         speak: Callable[["Running"], None],
+        lease: Lease | None = None,
     ) -> None:
         self.assignment = assignment
         self.task_id = assignment.task_id
@@ -44,14 +54,20 @@ class Running:
         self.spawns: list[pb.SpawnChild] = []
         self.waiting_news: bool | None = None
         self.task: asyncio.Task[None] | None = None
-        self.last_said = asyncio.get_running_loop().time()
+        self.lease = lease or Lease.endless()
+        self.last_said = self.lease.now()
+        left = assignment.time_left
+        self.deadline = (
+            self.last_said + left.seconds + left.nanos / 1e9 if assignment.HasField("time_left") else math.inf
+        )
         self.journal_complete = asyncio.Event()
         if not assignment.journal_continues:
             self.journal_complete.set()
         self._models = models
         self._artifacts = artifacts
         self._speak = speak
-        self._keys: set[str] = set()
+        self._keys: set[str] = set()  # of model calls that may be under way
+        self._cancels: set[asyncio.Task[None]] = set()
         self._spawning: dict[str, tuple[asyncio.Future[task_pb2.Task], task_pb2.TaskSpec]] = {}
         self._children: dict[str, asyncio.Future[task_pb2.Task]] = {}
         self._step_of: dict[str, str] = {}
@@ -73,6 +89,17 @@ class Running:
         self._token_renewed.set()
         self._token_renewed = asyncio.Event()
 
+    @property
+    def time_left_s(self) -> float:
+        """How long the attempt may go on; endless for a task without a timeout."""
+        return self.deadline - self.lease.now()
+
+    def assignment_now(self) -> pb.Assignment:
+        """Return the assignment with the time that is left by now."""
+        if self.deadline < math.inf:
+            self.assignment.time_left.CopyFrom(duration(max(0.0, self.time_left_s)))
+        return self.assignment
+
     # -- the port Mesh --------------------------------------------------------------------------------------
 
     async def say(self, events: Sequence[events_pb2.TaskEvent], steps: Sequence[pb.StepRecord] = ()) -> None:
@@ -89,18 +116,24 @@ class Running:
         """See Mesh."""
         await self.log.settled()
 
-    async def generate(self, request: llm_pb.GenerateRequest) -> AsyncIterator[llm_pb.Delta]:
+    async def generate(self, request: llm_pb.GenerateRequest) -> AsyncGenerator[llm_pb.Delta, None]:
         """See Mesh."""
         key = request.idempotency_key
         self._keys.add(key)
         try:
             while True:
+                self._check_may_begin()
                 token = self.token
+                stream = self._models.generate(
+                    request,
+                    token=token,
+                    traceparent=self.assignment.traceparent,
+                    timeout_s=min(_MAX_CALL_S, self.time_left_s),
+                )
                 try:
-                    async for delta in self._models.generate(
-                        request, token=token, traceparent=self.assignment.traceparent
-                    ):
-                        yield delta
+                    async with aclosing(stream):
+                        async for delta in stream:
+                            yield delta
                     break
                 except Unauthenticated as error:
                     await self._after_renewal(token, error)
@@ -118,7 +151,8 @@ class Running:
         return await self._with_token(lambda token: self._artifacts.load(artifact_id, token=token))
 
     async def spawn(self, step_key: str, spec: task_pb2.TaskSpec) -> task_pb2.Task:
-        """See Mesh."""
+        """See Mesh; the child gets no more time than its parent has left."""
+        self._check_may_begin()
         if spec.ByteSize() > _MAX_SPAWN_BYTES:
             raise InvalidRequest("the child's task is larger than 1 MiB: give it artifacts", reason="SPAWN_TOO_LARGE")
         future, _ = self._spawning.setdefault(step_key, (_future(), spec))
@@ -138,7 +172,7 @@ class Running:
         waits = awaited_task_ids is not None
         self.awaited = awaited_task_ids or ()
         if waits != (self.waiting_since is not None):
-            self.waiting_since = asyncio.get_running_loop().time() if waits else None
+            self.waiting_since = self.lease.now() if waits else None
             self.waiting_news = waits
             self._speak(self)
 
@@ -169,16 +203,24 @@ class Running:
                 self._ask_for(step_key, spec)
         self.waiting_news = True if self.waiting_since is not None else None
 
+    def acked(self, offset: int) -> None:
+        """Take in what is durable."""
+        self.log.ack(offset)
+        self.last_said = self.lease.now()  # that storage took long is not the agent's silence
+
     def stop(self, reason: int) -> None:
         """Stop the agent; its task ends with CancelledError."""
         if self.task is not None and not self.log.ended and not self.stop_reason:
             self.stop_reason = reason
             self.task.cancel()
+            if reason not in RESUMED:
+                self._cancel_calls()  # now: a host process may take its time to stop
 
     async def stop_calls(self) -> None:
         """Stop the model calls that the attempt has under way."""
-        for key in list(self._keys):
-            await self._models.cancel(key, token=self.token)
+        self._cancel_calls()
+        if self._cancels:
+            await asyncio.wait(self._cancels)
 
     def end(self, outcome: pb.Outcome) -> None:
         """End the attempt's log."""
@@ -187,6 +229,7 @@ class Running:
 
     async def _with_token(self, call: Callable[[str], Awaitable[_T]]) -> _T:
         while True:
+            self.lease.check()
             token = self._token
             try:
                 return await call(token)
@@ -204,12 +247,31 @@ class Running:
         while self._token == token:
             await self._token_renewed.wait()
 
+    def _check_may_begin(self) -> None:
+        """Raise unless the attempt may still begin what goes on without it."""
+        self.lease.check()
+        if self.stop_reason:
+            raise Canceled("the attempt is being stopped", reason="ATTEMPT_STOPPED")
+        if self.time_left_s <= 0:
+            raise DeadlineExceeded("the task ran out of time", reason="TASK_TIMEOUT")
+
+    def _cancel_calls(self) -> None:
+        for key in self._keys:
+            cancel = asyncio.create_task(self._models.cancel(key, token=self.token))
+            self._cancels.add(cancel)
+            cancel.add_done_callback(self._cancels.discard)
+        self._keys.clear()
+
     def _ask_for(self, step_key: str, spec: task_pb2.TaskSpec) -> None:
+        left_s = max(self.time_left_s, _LEAST_TIMEOUT_S)
+        if left_s < math.inf and not 0 < spec.timeout.seconds + spec.timeout.nanos / 1e9 <= left_s:
+            spec = copy.deepcopy(spec)
+            spec.timeout.CopyFrom(duration(left_s))
         self.spawns.append(pb.SpawnChild(task_id=self.task_id, attempt=self.attempt, step_key=step_key, spec=spec))
         self._speak(self)
 
     def _said(self) -> None:
-        self.last_said = asyncio.get_running_loop().time()
+        self.last_said = self.lease.now()
         self._speak(self)
 
 

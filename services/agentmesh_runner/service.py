@@ -52,6 +52,7 @@ class RunnerService:
         self._heartbeat_s = heartbeat_s
         self.incarnation = incarnation_of(name)
         self._lease = lease or Lease()
+        self._lease.on_over = self._keep_lease
         self._next_beat = 0.0
         self._agent_slots = {agent.name: hosts.limit for agent in registry.classes if not agent.inline}
         self._routers = Routers(self._hello, self._agent_slots)
@@ -133,7 +134,7 @@ class RunnerService:
             if older.attempt >= assignment.attempt:
                 return
             self._drop(older, Stop.REASON_STALE)
-        running = self.make(assignment, self._speak)
+        running = self.make(assignment, self._speak, self._lease)
         self._own(session, running)
         if self._draining or self._lease.over:
             # What lay in the socket for too long may be somebody else's by now: then nobody hears this.
@@ -141,23 +142,28 @@ class RunnerService:
             return
         running.task = asyncio.create_task(self.run(running))
 
-    def make(self, assignment: pb.Assignment, speak: Callable[[Running], None]) -> Running:
+    def make(self, assignment: pb.Assignment, speak: Callable[[Running], None], lease: Lease | None = None) -> Running:
         """Make an attempt that is not run yet; `speak` is called when it has something to send."""
-        return Running(assignment, self._models, self._artifacts, speak)
+        return Running(assignment, self._models, self._artifacts, speak, lease)
 
     async def run(self, running: Running) -> None:
         """Run an attempt to its outcome."""
         try:
             outcome = await self._execute(running)
         except asyncio.CancelledError:
-            if running.stop_reason in stopping.SILENT:
-                return
-            outcome = stopping.outcome_of(running)
-            await running.stop_calls()
+            outcome = stopping.outcome_of(running.stop_reason, running.awaited)
         except Exception as error:
             log.error("attempt_died", task_id=running.task_id, exc_info=error)
             outcome = failed(Unavailable("the runner failed", reason="RUNNER_FAILED"))
+        if running.lease.over:
+            running.lease.on_over()
+        if running.stop_reason in stopping.SILENT:
+            return
+        if running.stop_reason and outcome.HasField("failed"):
+            outcome = stopping.outcome_of(running.stop_reason, running.awaited)  # rather than how the agent took it
         running.end(outcome)
+        if not outcome.HasField("released"):
+            await running.stop_calls()
 
     async def _execute(self, running: Running) -> pb.Outcome:
         await running.journal_complete.wait()
@@ -166,7 +172,7 @@ class RunnerService:
         except MeshError as error:
             return failed(error)
         if agent.inline:
-            return await execute(agent, running.assignment, running)
+            return await execute(agent, running.assignment_now(), running)
         return await self._hosts.execute(running)
 
     def _add_journal(self, page: pb.JournalPage) -> None:
@@ -192,7 +198,7 @@ class RunnerService:
     def _acked(self, ack: pb.AckedOffset) -> None:
         running = self._find(ack.task_id, ack.attempt)
         if running is not None:
-            running.log.ack(ack.offset)
+            running.acked(ack.offset)
             if running.log.confirmed:
                 self._forget(running)
 
@@ -253,8 +259,10 @@ class RunnerService:
             running.stop(stopping.PARK)
         idle = running.assignment.spec.idle_timeout
         limit_s = idle.seconds + idle.nanos / 1e9
-        if limit_s and waited is None and now - running.last_said > limit_s:
+        if limit_s and waited is None and running.log.is_settled and now - running.last_said > limit_s:
             running.stop(stopping.IDLE)
+        if now >= running.deadline:
+            running.stop(Stop.REASON_DEADLINE)
 
     def _leased(self, session: Session, lease: pb.LeaseRenewed) -> None:
         if not lease.HasField("ttl"):
@@ -264,6 +272,7 @@ class RunnerService:
         sent = session.answered(lease.heartbeat)
         if sent is not None:
             self._lease.extend(sent + lease.ttl.seconds + lease.ttl.nanos / 1e9)
+            self._hosts.lease_extended()
 
     def _keep_lease(self) -> None:
         """Lose the lease if its time is over; before anything that came in meanwhile is acted on."""

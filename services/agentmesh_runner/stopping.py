@@ -1,9 +1,10 @@
 """Why an attempt is stopped, and what becomes of it then."""
 
+from collections.abc import Sequence
+
 from agentmesh.api.runner.v1 import runner_service_pb2 as pb
 from agentmesh.kit.errors import DeadlineExceeded, Unavailable
 from agentmesh_runner.execution import failed
-from agentmesh_runner.running import Running
 
 Stop = pb.StopAttempt
 
@@ -13,14 +14,16 @@ HAND_BACK, PARK, IDLE, LEASE_LOST = 101, 102, 103, 104
 SILENT = frozenset({Stop.REASON_STALE, LEASE_LOST})
 """The task is somebody else's: nothing is said of the attempt any more."""
 
+RESUMED = SILENT | {HAND_BACK, PARK}
+"""The next attempt goes on, and joins the model calls that are under way."""
 
-def outcome_of(running: Running) -> pb.Outcome:
-    """Return how an attempt ends that was stopped, and not silently."""
-    reason = running.stop_reason
+
+def outcome_of(reason: int, awaited: Sequence[str]) -> pb.Outcome:
+    """Return how an attempt ends that was stopped, and not silently; `awaited` are the children that it waits for."""
     if not reason:
         return failed(Unavailable("the agent let itself be canceled", reason="AGENT_FAILED"))
     if reason == PARK:
-        return pb.Outcome(released=pb.Outcome.Release(passivate=True, awaited_task_ids=running.awaited))
+        return pb.Outcome(released=pb.Outcome.Release(passivate=True, awaited_task_ids=awaited))
     if reason == HAND_BACK:
         return pb.Outcome(released=pb.Outcome.Release())
     if reason == Stop.REASON_DEADLINE:

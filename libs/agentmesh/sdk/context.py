@@ -7,6 +7,7 @@ import json
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -320,15 +321,18 @@ class TaskContext:
             builder = AnswerBuilder()
             said = False
             try:
-                async for delta in self._mesh.generate(request):
-                    builder.add(delta)
-                    kind = delta.WhichOneof("kind")
-                    if stream and kind == "text" and delta.text:
-                        said = True
-                        await self._steps.say(Event(text_delta=events_pb2.TextDelta(text=delta.text)))
-                    elif stream and kind == "reasoning" and delta.reasoning:
-                        said = True
-                        await self._steps.say(Event(reasoning_delta=events_pb2.ReasoningDelta(text=delta.reasoning)))
+                async with aclosing(self._mesh.generate(request)) as answer:
+                    async for delta in answer:
+                        builder.add(delta)
+                        kind = delta.WhichOneof("kind")
+                        if stream and kind == "text" and delta.text:
+                            said = True
+                            text = events_pb2.TextDelta(text=delta.text)
+                            await self._steps.say(Event(text_delta=text))
+                        elif stream and kind == "reasoning" and delta.reasoning:
+                            said = True
+                            reasoning = events_pb2.ReasoningDelta(text=delta.reasoning)
+                            await self._steps.say(Event(reasoning_delta=reasoning))
                 if not builder.finished:
                     raise Unavailable("the model's answer was cut", reason="STREAM_INTERRUPTED")
                 return builder.build()

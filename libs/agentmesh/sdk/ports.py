@@ -1,6 +1,6 @@
 """What a context needs from whatever runs the agent."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
@@ -18,7 +18,7 @@ class Mesh(Protocol):
     async def settled(self) -> None:
         """Wait until everything said so far is durable."""
 
-    def generate(self, request: llm_pb.GenerateRequest) -> AsyncIterator[llm_pb.Delta]:
+    def generate(self, request: llm_pb.GenerateRequest) -> AsyncGenerator[llm_pb.Delta, None]:
         """Stream a model's answer; raises MeshError."""
 
     async def store_artifact(self, name: str, media_type: str, data: bytes) -> types_pb2.Artifact:

@@ -1,7 +1,7 @@
 """The llm-proxies over gRPC; the same key always goes to the same proxy while that lives."""
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from agentmesh.kit.errors import MeshError
 log = telemetry.logger(__name__)
 
 _CANCEL_TIMEOUT_S = 2.0
-_MAX_CALL_S = 3600.0
 
 
 class GrpcModels:
@@ -26,12 +25,14 @@ class GrpcModels:
         }
         self._token = token
 
-    async def generate(self, request: pb.GenerateRequest, *, token: str, traceparent: str) -> AsyncIterator[pb.Delta]:
+    async def generate(
+        self, request: pb.GenerateRequest, *, token: str, traceparent: str, timeout_s: float
+    ) -> AsyncGenerator[pb.Delta, None]:
         """See Models."""
         stub = self._stubs[self._choose(request.idempotency_key)]
         metadata = (*self._metadata(token), (names.TRACEPARENT, traceparent))
         async with rpc_client.streaming(
-            stub.StreamGenerate, pb.StreamGenerateRequest(request=request), timeout_s=_MAX_CALL_S, metadata=metadata
+            stub.StreamGenerate, pb.StreamGenerateRequest(request=request), timeout_s=timeout_s, metadata=metadata
         ) as call:
             async for answer in call:
                 for delta in answer.deltas:

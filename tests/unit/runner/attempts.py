@@ -1,11 +1,14 @@
 """Attempts, and a whole runner, without a mesh: models and artifacts are never reached, time is the test's."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
+from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2 as pb
 from agentmesh.kit.clock import duration
+from agentmesh.kit.errors import MeshError
 from agentmesh.sdk import TaskContext, agent
 from agentmesh_runner.hosts import HostPool
 from agentmesh_runner.lease import Lease
@@ -28,6 +31,36 @@ def delta(text: str) -> pb.TaskEvent:
     return pb.TaskEvent(text_delta=pb.TextDelta(text=text))
 
 
+class HeldModels:
+    """A model that answers when the test says so; each call by its key."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, float] = {}
+        self.canceled: list[str] = []
+        self.answering = asyncio.Event()
+        self.error: MeshError | None = None
+
+    async def generate(
+        self, request: llm_pb.GenerateRequest, *, token: str, traceparent: str, timeout_s: float
+    ) -> AsyncGenerator[llm_pb.Delta, None]:
+        """Note the call and the time that it gets."""
+        self.asked[request.idempotency_key] = timeout_s
+        await self.answering.wait()
+        if self.error is not None:
+            raise self.error
+        yield llm_pb.Delta(finish=llm_pb.Finish(reason=llm_pb.FINISH_REASON_STOP, model="m"))
+
+    async def cancel(self, idempotency_key: str, *, token: str) -> None:
+        """Note the cancel."""
+        self.canceled.append(idempotency_key)
+
+
+@agent("thinker", inline=True)
+async def thinker(ctx: TaskContext) -> None:
+    """Ask a model."""
+    await ctx.llm("well?", key="q")
+
+
 @agent("sleeper", inline=True)
 async def sleeper(ctx: TaskContext) -> None:
     """Sleep until stopped."""
@@ -48,16 +81,17 @@ async def outsider(ctx: TaskContext) -> None:
 class Runner:
     """A runner whose clock stands still until the test moves it; routers are whoever connects."""
 
-    def __init__(self, *agents: type[Any]) -> None:
+    def __init__(self, *agents: type[Any], hosts: HostPool | None = None) -> None:
         self.time = 1000.0
+        self.models = HeldModels()
         self.lease = Lease(lambda: self.time)
-        known = {kind.name: kind for kind in (sleeper, asker, outsider, *agents)}
+        known = {kind.name: kind for kind in (sleeper, asker, thinker, outsider, *agents)}
         self.service = RunnerService(
             "r:1",
             Registry(known),
+            self.models,
             None,  # type: ignore[arg-type]
-            None,  # type: ignore[arg-type]
-            HostPool(3, ()),
+            hosts or HostPool(3, ()),
             slots=8,
             lease_ttl_s=LEASE_S,
             heartbeat_s=5,

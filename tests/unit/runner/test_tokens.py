@@ -1,7 +1,7 @@
 """An attempt's calls show its newest token, and wait for one that is not over."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -25,8 +25,8 @@ class Elsewhere:
             raise Unauthenticated("the task token is over", reason=self._reason)
 
     async def generate(
-        self, request: llm_pb.GenerateRequest, *, token: str, traceparent: str
-    ) -> AsyncIterator[llm_pb.Delta]:
+        self, request: llm_pb.GenerateRequest, *, token: str, traceparent: str, timeout_s: float
+    ) -> AsyncGenerator[llm_pb.Delta, None]:
         self._check(token)
         yield llm_pb.Delta(text="hello")
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,7 +120,7 @@ class LogMesh:
     async def settled(self) -> None:
         await self.log.settled()
 
-    async def generate(self, request: llm_pb.GenerateRequest) -> AsyncIterator[llm_pb.Delta]:
+    async def generate(self, request: llm_pb.GenerateRequest) -> AsyncGenerator[llm_pb.Delta, None]:
         prompt = request.messages[0].parts[0].text
         self.prompts.append(prompt)
         yield llm_pb.Delta(text=f"{prompt}<")
