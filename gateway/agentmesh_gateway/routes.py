@@ -7,6 +7,7 @@ from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from agentmesh.api.artifact.v1 import artifact_service_pb2
+from agentmesh.api.schedule.v1 import schedule_service_pb2
 from agentmesh.api.task.v1 import task_service_pb2
 from agentmesh_gateway import problems
 from agentmesh_gateway.path_templates import PathTemplate, compile_template
@@ -14,6 +15,7 @@ from agentmesh_gateway.path_templates import PathTemplate, compile_template
 SERVICES: tuple[ServiceDescriptor, ...] = (
     task_service_pb2.DESCRIPTOR.services_by_name["TaskService"],
     artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"],
+    schedule_service_pb2.DESCRIPTOR.services_by_name["ScheduleService"],
 )
 
 _FIELDLESS = frozenset({"GET", "DELETE"})

@@ -7,6 +7,7 @@ from typing import Any
 
 from agentmesh.api.artifact.v1 import artifact_service_pb2
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+from agentmesh.api.schedule.v1 import schedule_service_pb2
 from agentmesh.api.task.v1 import task_service_pb2
 from agentmesh.kit import lifecycle, names, rpc_client, telemetry
 from agentmesh.kit.auth import PUBLIC, Keyring
@@ -29,6 +30,7 @@ from agentmesh_router.limiter import rate_limits
 from agentmesh_router.news import News
 from agentmesh_router.replica import RouterLease
 from agentmesh_router.runners import Runners
+from agentmesh_router.schedule_api import ScheduleApi
 from agentmesh_router.scheduler import Scheduler
 from agentmesh_router.service import TaskEngine
 
@@ -112,10 +114,12 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         _in_background(work, stack)
     task_service = task_service_pb2.DESCRIPTOR.services_by_name["TaskService"]
     artifact_service = artifact_service_pb2.DESCRIPTOR.services_by_name["ArtifactService"]
+    schedule_service = schedule_service_pb2.DESCRIPTOR.services_by_name["ScheduleService"]
     return lifecycle.Built(
         services=[
             (task_service, TaskApi(engine, scheduler), PUBLIC),
             (artifact_service, ArtifactApi(lambda: peers.artifacts, token), PUBLIC),
+            (schedule_service, ScheduleApi(engine, clock), PUBLIC),
         ],
         checks={"storage": storage.ping, "agents": catalog.is_known},
         drain=engine.drain,

@@ -88,7 +88,7 @@ class TaskApi:
 
     async def list_tasks(self, request: pb.ListTasksRequest, call: Call) -> pb.ListTasksResponse:
         """Return a page of tasks."""
-        _check_page_size(request.page_size)
+        check_page_size(request.page_size)
         return await self._engine.storage.list_tasks(call.tenant, request)
 
     async def cancel_task(self, request: pb.CancelTaskRequest, call: Call) -> pb.CancelTaskResponse:
@@ -115,7 +115,7 @@ class TaskApi:
 
     async def list_agents(self, request: pb.ListAgentsRequest, call: Call) -> pb.ListAgentsResponse:
         """Return the agents that are known."""
-        _check_page_size(request.page_size)
+        check_page_size(request.page_size)
         agents = [a for a in self._engine.catalog.list(self._scheduler.serving()) if a.name > request.page_token]
         size = request.page_size or _MAX_PAGE
         token = agents[size - 1].name if len(agents) > size else ""
@@ -157,6 +157,7 @@ def known_id(task_id: str) -> str:
     return task_id
 
 
-def _check_page_size(size: int) -> None:
+def check_page_size(size: int) -> None:
+    """Raise InvalidRequest for a size that no page has."""
     if not 0 <= size <= _MAX_PAGE:
         raise InvalidRequest("a field is wrong", violations=[("page_size", f"must be from 0 to {_MAX_PAGE}")])

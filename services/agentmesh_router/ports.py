@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+from agentmesh.api.schedule.v1 import schedule_service_pb2
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.api.task.v1 import task_pb2, task_service_pb2
 from agentmesh_router.hub import LogPage
@@ -36,6 +37,14 @@ class Storage(Protocol):
 
     async def read_steps(self, tenant: str, task_id: str, page_token: str) -> tuple[list[runner_pb.StepRecord], str]:
         """Return a page of a journal and the token of the next."""
+
+    async def get_schedule(self, tenant: str, schedule_id: str) -> schedule_service_pb2.Schedule:
+        """Return a schedule."""
+
+    async def list_schedules(
+        self, tenant: str, request: schedule_service_pb2.ListSchedulesRequest
+    ) -> schedule_service_pb2.ListSchedulesResponse:
+        """Return a page of schedules."""
 
     async def list_agents(self) -> list[task_pb2.Agent]:
         """Return every agent that was ever announced."""

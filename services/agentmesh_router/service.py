@@ -174,6 +174,13 @@ class TaskEngine:
             return
         pending.add_done_callback(partial(self._created, tenant, create, accepted, link, subscription, entry, done))
 
+    def describe(self, spec: task_pb2.TaskSpec) -> pb.CreateTask:
+        """Check a task that is made later, and return what it will be; raise InvalidRequest as `accept` does."""
+        self._validate(spec, "")
+        create = pb.CreateTask()
+        self._fill_create(create, spec, "", "")
+        return create
+
     def check_open(self) -> None:
         """Raise Unavailable once the router is draining: whoever watches goes on at another, or at the next."""
         if self.draining:

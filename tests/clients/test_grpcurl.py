@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 
 PUBLIC = {
     "agentmesh.api.artifact.v1.ArtifactService",
+    "agentmesh.api.schedule.v1.ScheduleService",
     "agentmesh.api.task.v1.TaskService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from agentmesh.api.artifact.v1 import artifact_service_pb2_grpc as artifact_grpc
+from agentmesh.api.schedule.v1 import schedule_service_pb2_grpc as schedule_grpc
 from agentmesh.api.task.v1 import task_service_pb2_grpc as task_grpc
 from agentmesh.kit.errors import InvalidRequest, ResourceExhausted
 from agentmesh.kit.rpc_client import open_channel
@@ -28,6 +29,7 @@ class Channel:
         self.raw: grpc.aio.Channel = open_channel(address, ca=ca)
         self.tasks: Any = task_grpc.TaskServiceStub(self.raw)
         self.artifacts: Any = artifact_grpc.ArtifactServiceStub(self.raw)
+        self.schedules: Any = schedule_grpc.ScheduleServiceStub(self.raw)
 
 
 class ChannelPool:

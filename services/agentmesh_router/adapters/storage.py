@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+from agentmesh.api.schedule.v1 import schedule_service_pb2
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.api.task.v1 import task_pb2, task_service_pb2
 from agentmesh.kit import rpc_client, telemetry
@@ -191,6 +192,22 @@ class GrpcStorage:
         request = pb.ReadStepsRequest(tenant=tenant, task_id=task_id, page_token=page_token)
         answer = await self._unary("ReadSteps", request)
         return list(answer.steps), answer.next_page_token
+
+    async def get_schedule(self, tenant: str, schedule_id: str) -> schedule_service_pb2.Schedule:
+        """See Storage."""
+        request = pb.GetScheduleRequest(tenant=tenant, schedule_id=schedule_id)
+        schedule: schedule_service_pb2.Schedule = (await self._unary("GetSchedule", request)).schedule
+        return schedule
+
+    async def list_schedules(
+        self, tenant: str, request: schedule_service_pb2.ListSchedulesRequest
+    ) -> schedule_service_pb2.ListSchedulesResponse:
+        """See Storage."""
+        page = pb.ListSchedulesRequest(tenant=tenant, page_size=request.page_size, page_token=request.page_token)
+        answer = await self._unary("ListSchedules", page)
+        return schedule_service_pb2.ListSchedulesResponse(
+            schedules=answer.schedules, next_page_token=answer.next_page_token
+        )
 
     async def list_agents(self) -> list[task_pb2.Agent]:
         """See Storage."""

@@ -56,7 +56,7 @@ def test_every_annotated_method_has_a_route():
         if method.GetOptions().HasExtension(annotations_pb2.http)
     }
     assert {route.method.full_name for route in RouteTable().routes} == annotated
-    assert len(annotated) == 15
+    assert len(annotated) == 21
 
 
 def test_additional_bindings_are_routes_too():
