@@ -3,8 +3,9 @@
 Times are milliseconds since 1970. Bytes are serialised protobuf messages that storage keeps but never reads.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
+from operator import attrgetter
 
 from agentmesh.kit.errors import OutOfRange
 from agentmesh_storage.schedules import Schedule, ScheduleChange
@@ -91,6 +92,15 @@ class Task:
     pruned_sequence: int = 0
     request_open: bool = True
     usage: Usage = field(default_factory=Usage)
+
+    def copy(self) -> "Task":
+        """Return a task that can change without this one."""
+        task = Task(*_fields_of(self))
+        task.usage = replace(self.usage)
+        return task
+
+
+_fields_of = attrgetter(*(one.name for one in fields(Task)))
 
 
 def check_kept(after_sequence: int, pruned_sequence: int) -> None:

@@ -6,7 +6,7 @@ refused mutation leaves no trace.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agentmesh.kit import errors
 from agentmesh_storage import events, firing, leases
@@ -87,7 +87,8 @@ class Ledger:
     def _create(self, mutation: Mutation) -> Outcome:
         change = mutation.change
         assert isinstance(change, CreateTask)
-        task = change.task
+        # The mutation stays as it came: a transaction that starts over applies it again.
+        task = change.task.copy()
         if task.request_id:
             twin = self.by_request.get((task.tenant, task.request_id))
             if twin is not None:
@@ -96,13 +97,12 @@ class Ledger:
                         "this request_id was used for another request", reason="REQUEST_ID_REUSED"
                     )
                 return _outcome(twin, existed=True, task=twin)
-        outcome = self._add(change, mutation.origin)
+        outcome = self._add(change, task, mutation.origin)
         if task.request_id:
             self.by_request[task.tenant, task.request_id] = task
         return outcome
 
-    def _add(self, change: CreateTask, origin: str) -> Outcome:
-        task = change.task
+    def _add(self, change: CreateTask, task: Task, origin: str) -> Outcome:
         if (task.ready_ms or 0) > _LAST_TIME_MS:
             raise errors.InvalidRequest("a field is wrong", violations=[("spec.start_time", "is after the year 9999")])
         task.create_ms = self.now_ms
@@ -112,7 +112,7 @@ class Ledger:
         if change.queue_timeout_ms:
             task.queue_deadline_ms = task.ready_ms + change.queue_timeout_ms
         self.tasks[task.id] = task
-        self.created[task.id] = change
+        self.created[task.id] = replace(change, task=task)
         if change.inherit_journal:
             self.journals_to_copy.append((task.retry_of, task.id))
         accepted = self.say(task, 0, 1, events.submitted(self.now_ms))
@@ -295,9 +295,9 @@ class Ledger:
         twin = self.by_parent_step.get((parent.id, change.step_key))
         if twin is not None:
             return _outcome(twin, existed=True, task=twin)
-        child = change.child.task
+        child = change.child.task.copy()
         child.parent_id, child.parent_step = parent.id, change.step_key
-        outcome = self._add(change.child, mutation.origin)
+        outcome = self._add(change.child, child, mutation.origin)
         self.by_parent_step[parent.id, change.step_key] = child
         self.credit(parent.id, "")
         self.say(parent, 0, 1, events.child_task(child, self.now_ms))
