@@ -1,4 +1,4 @@
-"""The mesh that is measured: five real processes with every feature on that exists, and what they cost at rest."""
+"""The meshes that are measured: real processes with every feature on that exists, on SQLite and on PostgreSQL."""
 
 import asyncio
 import hashlib
@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,21 +14,29 @@ import psutil
 
 from tests.bench.anchors import Anchors
 from tests.bench.figures import Sample, Setup
+from tests.support.fleet import Fleet
 from tests.support.mesh import Mesh
+from tests.support.postgres import Postgres
 
 SERVICES = ("router", "runner", "llm", "storage", "gateway")
 SETTINGS = {"AGENTMESH_RUNNER__SLOTS": "1024"}
 """What differs from the defaults for speed: 256 tasks in flight overlap, so that they need more than 256 slots."""
 
+SQLITE, POSTGRES = "SQLite", "PostgreSQL"
+EMBEDDED_ROWS = ("B3", "B16")
+"""Rows that are of the mesh on SQLite; the others are of the one on PostgreSQL."""
+
 BUILT_IN = Setup(
-    database="SQLite",
+    database="",
     fsync="on",
     features="all so far",
     says=(
-        "database: embedded SQLite, WAL, synchronous=FULL: each commit is fsynced before anybody hears of it",
+        "PostgreSQL: the server from pip on the same machine, fsync and synchronous_commit on, otherwise its defaults; "
+        "two routers (the second one idle but for B6), one runner, one storage, one llm-proxy",
+        "SQLite: embedded, WAL, synchronous=FULL; in both each commit is fsynced before anybody hears of it",
         "features: authentication (an API key on every client call, a service token between services), signed task "
-        "tokens, input validation, metrics, logs (level INFO, to files). Not built yet: rate limits, quotas, export of "
-        "traces. Off: TLS, because everything is on loopback",
+        "tokens, input validation, admission control, rate limiting (no tenant has a bound), metrics, logs (level "
+        "INFO, to files). Not built yet: export of traces. Off: TLS, because everything is on loopback",
         "settings that are not the defaults: " + ", ".join(f"{name}={value}" for name, value in SETTINGS.items()),
     ),
 )
@@ -48,6 +56,8 @@ class Deployment:
     token: str
     start_s: float = 0.0
     mesh: Mesh | None = None
+    second_address: str = ""
+    """Another router of the same mesh, or the same one if there is none."""
 
     def memory_mib(self) -> float:
         """Return the resident memory (RSS, so that shared pages count in each) of the five and their children."""
@@ -59,17 +69,8 @@ class Deployment:
 
 @asynccontextmanager
 async def started(data_dir: Path) -> AsyncIterator[Deployment]:
-    """Start a mesh in an empty folder and stop it at the end; raise TimeoutError if it doesn't serve."""
-    token = secrets.token_urlsafe(24)
-    digest = hashlib.sha256(token.encode()).hexdigest()
-    environment = {
-        "AGENTMESH_SECURITY__AUTHENTICATION": "true",
-        "AGENTMESH_SECURITY__AUTHORIZATION": "true",
-        "AGENTMESH_SECURITY__API_KEYS": f'[{{"sha256": "{digest}", "tenant": "bench"}}]',
-        "AGENTMESH_MONITORING__METRICS": "true",
-        "AGENTMESH_RUNNER__HEARTBEAT_S": "5",  # the default, which tests shorten
-        **SETTINGS,
-    }
+    """Start a mesh on SQLite in an empty folder and stop it at the end; raise TimeoutError if it doesn't serve."""
+    token, environment = _secured()
     mesh = Mesh(data_dir, environment=environment)
     began = time.perf_counter()
     try:
@@ -77,6 +78,46 @@ async def started(data_dir: Path) -> AsyncIterator[Deployment]:
         yield Deployment(mesh.router, token, time.perf_counter() - began, mesh)
     finally:
         await asyncio.to_thread(mesh.close)
+
+
+@asynccontextmanager
+async def started_on_postgres(folder: Path) -> AsyncIterator[Deployment]:
+    """Start a PostgreSQL server and a mesh of two routers over it, and stop both at the end."""
+    token, environment = _secured()
+    stack = ExitStack()
+
+    def start() -> Fleet:
+        database = stack.enter_context(Postgres()).new_database()
+        return stack.enter_context(Fleet(folder, database=database, routers=2, settings=environment))
+
+    try:
+        fleet = await asyncio.to_thread(start)
+        first, second = fleet.routers
+        yield Deployment(first, token, second_address=second)
+    finally:
+        await asyncio.to_thread(stack.close)
+
+
+def database_of(row: str) -> str:
+    """Return the database that a row is measured on."""
+    return SQLITE if row in EMBEDDED_ROWS else POSTGRES
+
+
+def _secured() -> tuple[str, dict[str, str]]:
+    """Return a client's key, and the settings of a mesh that demands it."""
+    token = secrets.token_urlsafe(24)
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return token, {
+        "AGENTMESH_SECURITY__AUTHENTICATION": "true",
+        "AGENTMESH_SECURITY__AUTHORIZATION": "true",
+        "AGENTMESH_SECURITY__RATE_LIMITING": "true",
+        "AGENTMESH_SECURITY__API_KEYS": f'[{{"sha256": "{digest}", "tenant": "bench"}}]',
+        "AGENTMESH_MONITORING__METRICS": "true",
+        # The defaults, which tests shorten.
+        "AGENTMESH_RUNNER__HEARTBEAT_S": "5",
+        "AGENTMESH_TASKS__LEASE_TTL_S": "15",
+        **SETTINGS,
+    }
 
 
 def running(address: str) -> Deployment:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tests.bench.deployment import database_of
 from tests.bench.figures import Figure, Outcome, Setup, Spread
 from tests.bench.lines import ANCHORS, NOTES
 
@@ -90,7 +91,7 @@ def _entry(figure: Figure, setup: Setup) -> dict[str, Any]:
         "floor": line.floor,
         "goal": line.goal,
         "reaches": figure.verdict,
-        "database": setup.database,
+        "database": setup.database or database_of(line.row),
         "fsync": setup.fsync,
         "features": setup.features,
         "note": line.note,
@@ -114,7 +115,7 @@ def _cells(figure: Figure, setup: Setup) -> tuple[str, ...]:
         f"{_number(line.floor)}{sign}",
         f"{_number(line.goal)}{sign}",
         figure.verdict,
-        setup.database,
+        setup.database or database_of(line.row),
         setup.fsync,
         setup.features,
     )

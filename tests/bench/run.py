@@ -3,15 +3,24 @@
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentmesh.client import AsyncClient
 from tests.bench import latency, machine, throughput
 from tests.bench.anchors import Anchors
-from tests.bench.deployment import BUILT_IN, FOREIGN, Deployment, at_rest, running, started
+from tests.bench.deployment import (
+    BUILT_IN,
+    EMBEDDED_ROWS,
+    FOREIGN,
+    Deployment,
+    at_rest,
+    running,
+    started,
+    started_on_postgres,
+)
 from tests.bench.figures import Outcome, Sample
 from tests.bench.noise import Noise
 from tests.bench.target import Target
@@ -81,38 +90,53 @@ class _Book:
 
 
 async def _repeat(plan: Plan, title: str, folder: Path, book: _Book) -> None:
-    async with AsyncExitStack() as stack:
-        anchors = await stack.enter_async_context(Anchors())
-        deployment = await stack.enter_async_context(_deployed(plan, folder / "data"))
-        noise = Noise()
-        for row in _ordered(plan.rows):
-            _say(f"{title}: {row}")
-            try:
-                measured = await _measure(plan, row, deployment, anchors)
-            except Exception as error:  # noqa: BLE001 - reported as the row's fault; the run fails in the end
-                book.failed(row, error)
-                continue
-            for key, sample in measured.items():
-                book.samples.setdefault(key, []).append(sample)
-        book.noise.append(noise.share())
+    async with Anchors() as anchors:
+        rows = _ordered(plan.rows)
+        if plan.address is not None:
+            await _measure_all(plan, title, rows, running(plan.address), anchors, book)
+            return
+        # One mesh at a time: two would share the two cores.
+        embedded = [row for row in rows if row in EMBEDDED_ROWS]
+        if embedded:
+            _say("starting the mesh on SQLite")
+            async with started(folder / "data") as deployment:
+                await _measure_all(plan, title, embedded, deployment, anchors, book)
+        others = [row for row in rows if row not in EMBEDDED_ROWS]
+        if others:
+            _say("starting the mesh on PostgreSQL")
+            async with started_on_postgres(folder / "fleet") as deployment:
+                await _measure_all(plan, title, others, deployment, anchors, book)
 
 
-@asynccontextmanager
-async def _deployed(plan: Plan, data_dir: Path) -> AsyncIterator[Deployment]:
-    if plan.address is not None:
-        yield running(plan.address)
-        return
-    _say("starting the mesh")
-    async with started(data_dir) as deployment:
-        yield deployment
+async def _measure_all(
+    plan: Plan, title: str, rows: Sequence[str], deployment: Deployment, anchors: Anchors, book: _Book
+) -> None:
+    noise = Noise()
+    for row in rows:
+        _say(f"{title}: {row}")
+        try:
+            measured = await _measure(plan, row, deployment, anchors)
+        except Exception as error:  # noqa: BLE001 - reported as the row's fault; the run fails in the end
+            book.failed(row, error)
+            continue
+        for key, sample in measured.items():
+            book.samples.setdefault(key, []).append(sample)
+    book.noise.append(noise.share())
 
 
 async def _measure(plan: Plan, row: str, deployment: Deployment, anchors: Anchors) -> Mapping[str, Sample]:
     async with asyncio.timeout(_ROW_S):
         if row == "B16":
             return await at_rest(deployment, anchors, plan.settle_s, row)
-        async with AsyncClient(deployment.address, token=deployment.token, first_contact_s=_CONTACT_S) as client:
-            return await MEASURES[row](Target(client, anchors, plan.load_s, plan.probes), row)
+        async with AsyncExitStack() as stack:
+            addresses = (deployment.address, deployment.second_address or deployment.address)
+            client, second = [
+                await stack.enter_async_context(
+                    AsyncClient(address, token=deployment.token, first_contact_s=_CONTACT_S)
+                )
+                for address in addresses
+            ]
+            return await MEASURES[row](Target(client, second, anchors, plan.load_s, plan.probes), row)
 
 
 def _ordered(rows: Sequence[str]) -> list[str]:

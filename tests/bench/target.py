@@ -21,6 +21,8 @@ class Target:
     """A mesh to measure."""
 
     client: AsyncClient
+    second: AsyncClient
+    """Speaks to another router of the mesh, if it has one."""
     anchors: Anchors
     load_s: float
     """How long each load lasts; its anchor lasts as long, half before it and half after it."""
