@@ -1,32 +1,15 @@
 """Finds runners: static addresses as they are, names by DNS, looked up again and again."""
 
 import asyncio
-import ipaddress
-import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from agentmesh.kit import telemetry
+from agentmesh.kit.discovery import resolve
 
 log = telemetry.logger(__name__)
 
 _RESOLVE_INTERVAL_S = 5.0
-
-
-async def resolve(address: str) -> set[str]:
-    """Return every ip:port that a host:port stands for."""
-    host, _, port = address.rpartition(":")
-    bare = host.strip("[]")
-    try:
-        ipaddress.ip_address(bare)
-    except ValueError:
-        loop = asyncio.get_running_loop()
-        infos = await loop.getaddrinfo(bare, int(port), type=socket.SOCK_STREAM)
-        found = {info[4][0] for info in infos}
-        if bare == "localhost":
-            found = {"127.0.0.1"}
-        return {f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}" for ip in found}
-    return {address}
 
 
 class Discovery:

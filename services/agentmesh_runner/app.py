@@ -9,6 +9,7 @@ from agentmesh.kit.auth import Access, Keyring
 from agentmesh.kit.settings import Settings
 from agentmesh_runner.adapters.artifacts import GrpcArtifacts
 from agentmesh_runner.adapters.models import GrpcModels
+from agentmesh_runner.adapters.proxies import Proxies
 from agentmesh_runner.grpc_api import RunnerApi
 from agentmesh_runner.hosts import HostPool
 from agentmesh_runner.registry import Registry
@@ -24,7 +25,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     own = settings.runner
     channel = rpc_client.open_channel(settings.services.storage.addresses[0], ca=ca)
     stack.push_async_callback(channel.close)
-    models = GrpcModels(settings.services.llm.addresses, token, ca=ca)
+    models = GrpcModels(Proxies(settings.services.llm.addresses, ca=ca), token)
     stack.push_async_callback(models.aclose)
     hosts = HostPool(own.hosts, own.agents)
     stack.callback(hosts.close)

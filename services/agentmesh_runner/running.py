@@ -13,7 +13,7 @@ from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import names
 from agentmesh.kit.clock import duration
-from agentmesh.kit.errors import Canceled, DeadlineExceeded, InvalidRequest, Unauthenticated, from_status
+from agentmesh.kit.errors import Canceled, DeadlineExceeded, InvalidRequest, Unauthenticated, Unreachable, from_status
 from agentmesh.kit.wire import TERMINAL
 from agentmesh_runner.attempt_log import AttemptLog
 from agentmesh_runner.lease import Lease
@@ -138,6 +138,8 @@ class Running:
                 except Unauthenticated as error:
                     await self._after_renewal(token, error)
             self._keys.discard(key)
+        except Unreachable:
+            raise  # a proxy that can't be reached may go on with the call
         except Exception:
             self._keys.discard(key)
             raise

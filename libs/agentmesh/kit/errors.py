@@ -109,6 +109,10 @@ class Unavailable(MeshError):
     default_reason = "UNAVAILABLE"
 
 
+class Unreachable(Unavailable):
+    """Nobody answered: the connection could not be made, or broke. Whoever hears of it hears Unavailable."""
+
+
 class DeadlineExceeded(MeshError):
     """Time is up."""
 
@@ -221,6 +225,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
             status.ParseFromString(value if isinstance(value, bytes) else value.encode())
             return from_status(status)
     kind = _BY_CODE.get(int(error.code().value[0]), Internal)
+    if kind is Unavailable:
+        kind = Unreachable
     return kind(_PLAIN_TEXT.get(error.code(), "the service failed"))
 
 

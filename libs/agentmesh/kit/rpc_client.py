@@ -32,12 +32,16 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 Metadata = tuple[tuple[str, str], ...]
 
 
-def open_channel(address: str, *, ca: Path | None = None) -> grpc.aio.Channel:
-    """Open a channel to host:port, over TLS if a certificate authority is given."""
+def open_channel(address: str, *, ca: Path | None = None, server_name: str = "") -> grpc.aio.Channel:
+    """Open a channel to host:port, over TLS if a certificate authority is given.
+
+    The peer's certificate must be for `server_name`, if that is not the host.
+    """
     if ca is None:
         return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     credentials = grpc.ssl_channel_credentials(root_certificates=ca.read_bytes())
-    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+    named = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
+    return grpc.aio.secure_channel(address, credentials, options=(*CHANNEL_OPTIONS, *named))
 
 
 def bearer(token: str) -> Metadata:

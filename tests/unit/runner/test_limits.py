@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
+from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import task_pb2
 from agentmesh.kit.clock import duration, to_ms
-from agentmesh.kit.errors import from_status
+from agentmesh.kit.errors import Unavailable, Unreachable, from_status
 from agentmesh.sdk import TaskContext, agent
 from tests.unit.runner.attempts import Router, Runner, turns
 
@@ -141,6 +142,20 @@ async def test_an_answered_call_is_not_canceled_at_the_end() -> None:
     await turns()
     assert router.outcomes["t1"].HasField("completed")
     assert runner.models.canceled == []
+
+
+@pytest.mark.parametrize(("error", "stopped"), [(Unavailable("no"), []), (Unreachable("nobody"), ["k"])])
+async def test_a_call_that_may_go_on_where_nobody_can_be_reached_is_stopped_too(
+    error: Unavailable, stopped: list[str]
+) -> None:
+    runner, router = await asking()
+    attempt = router.session.attempts["t1"]
+    runner.models.answering.set()
+    runner.models.error = error
+    with pytest.raises(Unavailable):
+        await anext(attempt.generate(llm_pb.GenerateRequest(idempotency_key="k")))
+    await attempt.stop_calls()
+    assert [key for key in runner.models.canceled if key == "k"] == stopped
 
 
 async def test_silence_counts_only_once_everything_said_is_durable() -> None:

@@ -157,7 +157,7 @@ class Storage:
         self._standing = outcomes.Standing("acme", RetryPolicy(3, 1.0, 1.0), 0)
         task = d.Task(id=TASK, tenant="acme", agent="interpreter", spec=b"", create_ms=0)
         self.ledger.apply(d.Mutation("acme", d.CreateTask(task, {})))
-        self.task = task
+        self.task = self.ledger.tasks[TASK]
 
     def start(self) -> runner_pb.Assignment:
         """Take the task from whoever had it and start the next attempt."""
