@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import grpc
 import psutil
@@ -191,19 +192,26 @@ async def test_r12_a_network_that_swallows_everything_is_noticed(fleet: Fleet) -
         assert client.address == fleet.routers[1]
 
 
+async def whole_log(stub: Any, task_id: str) -> Log:
+    """Read a task from its beginning to its end."""
+    log = Log()
+    async for response in stub.WatchTask(pb.WatchTaskRequest(task_id=task_id)):
+        for chunk in response.chunks:
+            log.add(chunk)
+    return log
+
+
 async def test_r12_a_stream_that_nobody_reads_is_bounded_and_slows_nobody(fleet: Fleet) -> None:
     router = psutil.Process(fleet.pid("router-2"))
     spec = echo(count=200, size=100_000)
-    async with tasks_at(fleet.routers[1]) as stub:
+    async with tasks_at(fleet.routers[1]) as stub, tasks_at(fleet.routers[1]) as other:
+        # What a log of 20 MB costs in passing, before it is held against one that is not read.
+        warm = await stub.SubmitTask(pb.SubmitTaskRequest(request_id=str(uuid.uuid4()), spec=spec))
+        await asyncio.gather(whole_log(stub, warm.task.id), whole_log(other, warm.task.id))
         before = router.memory_info().rss
         unread = stub.StreamTask(pb.StreamTaskRequest(request_id=str(uuid.uuid4()), spec=spec))
         first = await anext(aiter(unread))
-        task_id = first.chunks[0].task_id
-        whole = Log()
-        async with tasks_at(fleet.routers[1]) as other:
-            async for response in other.WatchTask(pb.WatchTaskRequest(task_id=task_id)):
-                for chunk in response.chunks:
-                    whole.add(chunk)
+        whole = await whole_log(other, first.chunks[0].task_id)
         grown = router.memory_info().rss - before
         late = Log()
         for chunk in first.chunks:
@@ -212,5 +220,4 @@ async def test_r12_a_stream_that_nobody_reads_is_bounded_and_slows_nobody(fleet:
             for chunk in response.chunks:
                 late.add(chunk)
     assert whole.messages() == late.messages() == [spec.prompt * 20_000] * 200
-    # The log has 20 MB; what is held of it for one reader is 256 KiB, the rest is what passes through.
-    assert grown < 12 * MIB, f"{grown / MIB:.1f} MiB"
+    assert grown < 8 * MIB, f"{grown / MIB:.1f} MiB"

@@ -4,10 +4,10 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -17,9 +17,16 @@ _POLL_S = 0.02
 _FREEZE_S = 5.0
 
 
-def as_user(user: int | None) -> dict[str, Any]:
-    """Return what subprocess needs to run something as another user; nothing for None."""
-    return {} if user is None else {"user": user, "group": user, "extra_groups": []}
+# Not by subprocess's own `user`: with that it forks instead of vforking, and a fork beside the threads of gRPC may die.
+_AS_USER = (
+    "import os, sys; user = int(sys.argv[1]); os.setgroups([]); os.setgid(user); os.setuid(user); "
+    "os.execv(sys.argv[2], sys.argv[2:])"
+)
+
+
+def as_user(user: int | None, command: Sequence[str]) -> list[str]:
+    """Return the command that runs a command as another user; the command itself for None."""
+    return list(command) if user is None else [sys.executable, "-I", "-S", "-c", _AS_USER, str(user), *command]
 
 
 class Daemon:
@@ -34,17 +41,17 @@ class Daemon:
         user: int | None = None,
         folder: Path | None = None,
     ) -> None:
-        self.command = list(command)
+        self.command = as_user(user, command)
+        self.name = Path(command[0]).name
         self.log = log
         self.environment = environment
         self.folder = folder
-        self._user = user
         self._process: subprocess.Popen[bytes] | None = None
         self._tether: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; it must not be running."""
-        assert not self.running, f"{self.command[0]} is running"
+        assert not self.running, f"{self.name} is running"
         self._let_go()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -55,7 +62,6 @@ class Daemon:
                 env=self.environment,
                 cwd=self.folder,
                 start_new_session=True,
-                **as_user(self._user),
             )
         tether = ["/bin/sh", "-c", _TETHER, "tether", str(self._process.pid)]
         self._tether = subprocess.Popen(tether, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -132,9 +138,9 @@ class Daemon:
         end = time.monotonic() + timeout_s
         while not holds():
             if not self.running:
-                raise TimeoutError(f"{self.command[0]} ended: {self.tail()}")
+                raise TimeoutError(f"{self.name} ended with {self.wait(1)}: {self.tail()}")
             if time.monotonic() > end:
-                raise TimeoutError(f"{self.command[0]} is not ready after {timeout_s} s: {self.tail()}")
+                raise TimeoutError(f"{self.name} is not ready after {timeout_s} s: {self.tail()}")
             time.sleep(_POLL_S)
 
     def tail(self, lines: int = 15) -> str:

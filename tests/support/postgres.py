@@ -143,7 +143,7 @@ class Postgres:
         password.chmod(0o644)  # whatever the umask is, the server's user reads it
         command = [str(self._binaries / "initdb"), "-D", str(self._data), "-U", _USER, "--no-sync"]
         command += [f"--pwfile={password}", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"]
-        where = {"cwd": self._folder, **as_user(self._user)}
-        made = subprocess.run(command, capture_output=True, text=True, check=False, **where)
+        command = as_user(self._user, command)
+        made = subprocess.run(command, cwd=self._folder, capture_output=True, text=True, check=False)
         if made.returncode:
             raise RuntimeError(f"initdb: {made.stdout}{made.stderr}")
