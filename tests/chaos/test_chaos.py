@@ -19,7 +19,7 @@ def seed() -> int:
 
 
 @pytest.mark.timeout(300)
-async def test_a_mesh_of_replicas_on_postgresql_survives_20_blows(
+async def test_r1_a_mesh_of_replicas_on_postgresql_survives_20_blows(
     tmp_path: Path, postgres: Postgres, seed: int
 ) -> None:
     outcome = await chaos(Setting(tmp_path, seed, 20, postgres, interval_s=1.5))
@@ -28,14 +28,14 @@ async def test_a_mesh_of_replicas_on_postgresql_survives_20_blows(
 
 
 @pytest.mark.timeout(300)
-async def test_a_mesh_with_one_storage_on_sqlite_survives_8_blows(tmp_path: Path, seed: int) -> None:
+async def test_r1_a_mesh_with_one_storage_on_sqlite_survives_8_blows(tmp_path: Path, seed: int) -> None:
     outcome = await chaos(Setting(tmp_path, seed, 8, None, interval_s=1.5))
     print(outcome.line())
     assert outcome.clean, outcome.report()
 
 
 @pytest.mark.timeout(300)
-async def test_a_rolling_restart_costs_no_client_an_error(tmp_path: Path, postgres: Postgres, seed: int) -> None:
+async def test_r13_a_rolling_restart_costs_no_client_an_error(tmp_path: Path, postgres: Postgres, seed: int) -> None:
     outcome = await rolling(Setting(tmp_path, seed, 0, postgres))
     print(outcome.line())
     assert outcome.clean, outcome.report()

@@ -13,6 +13,7 @@ from agentmesh.client import AsyncClient
 from tests.integration.conftest import Start
 from tests.support.fleet import Fleet
 from tests.support.history import Expected, History, content_of
+from tests.support.postgres import Postgres
 from tests.support.reading import Log, echo, read_through, until_seen
 from tests.support.settling import all_tasks, collect, tasks_at
 
@@ -76,16 +77,18 @@ def runner_of(log: Log) -> str:
 # -- R1 -------------------------------------------------------------------------------------------------------
 
 
-async def test_r1_what_was_acknowledged_outlives_the_death_of_all(fleet: Fleet) -> None:
+async def test_r1_what_was_acknowledged_outlives_the_death_of_all(fleet: Fleet, request: pytest.FixtureRequest) -> None:
+    postgres: Postgres | None = None
+    if not fleet.database.startswith("sqlite"):
+        postgres = request.getfixturevalue("postgres")
     acknowledged: dict[str, str] = {}
 
     async def submit_until_dead(address: str) -> None:
         async with tasks_at(address) as stub:
             while True:
                 request_id = str(uuid.uuid4())
-                request = pb.SubmitTaskRequest(request_id=request_id, spec=echo())
                 try:
-                    answer = await stub.SubmitTask(request, timeout=5)
+                    answer = await stub.SubmitTask(pb.SubmitTaskRequest(request_id=request_id, spec=echo()), timeout=5)
                 except grpc.aio.AioRpcError:
                     return
                 acknowledged[request_id] = answer.task.id
@@ -94,9 +97,13 @@ async def test_r1_what_was_acknowledged_outlives_the_death_of_all(fleet: Fleet) 
     async with asyncio.timeout(20):
         while len(acknowledged) < 100:
             await asyncio.sleep(0.01)
+    if postgres is not None:
+        postgres.kill()  # at once: whatever is not on the disk by now is gone
     for name in fleet.names_of("storage", "router", "runner"):
         await asyncio.to_thread(fleet.kill, name, start=False)
     await asyncio.gather(*submitting)
+    if postgres is not None:
+        await asyncio.to_thread(postgres.start)
     await asyncio.to_thread(fleet.heal)
     await asyncio.to_thread(fleet.wait_serving)
     async with tasks_at(fleet.routers[0]) as stub:
