@@ -25,8 +25,9 @@ async def deaf(ctx: TaskContext) -> None:
     await ctx.emit(str(os.getpid()))
     if ctx.prompt:
         asking = asyncio.create_task(ctx.llm(ctx.prompt, key="asked"))
-        await asyncio.sleep(0.05)  # so that the question is on its way
+        await asyncio.sleep(0)  # so that the question goes first
         assert not asking.done()
+        await ctx.emit("blocked from now on")
     while True:
         time.sleep(0.01)
 

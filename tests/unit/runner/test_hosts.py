@@ -1,6 +1,7 @@
 """Host processes, the real ones: asked to stop, then killed; gone when the runner may not act any more."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -33,17 +34,21 @@ class Attempt:
         assignment = runner_pb.Assignment(task_id="t1", attempt=1, tenant="acme")
         assignment.spec.agent, assignment.spec.prompt = agent, prompt
         self._said = asyncio.Event()
+        self._events: deque[pb.TaskEvent] = deque()
         self.models = HeldModels()
         self.running = Running(assignment, self.models, None, lambda _: self._said.set(), lease)  # type: ignore[arg-type]
         self.outcome = asyncio.create_task(pool.execute(self.running))
         self.running.task = self.outcome  # type: ignore[assignment]
 
     async def heard(self) -> pb.TaskEvent:
-        """Wait for something to be said and return the first event of it, which is not acknowledged."""
-        while (batch := self.running.log.take(1 << 20)) is None:
-            self._said.clear()
-            await self._said.wait()
-        return pb.EventList.FromString(batch.events).events[0]
+        """Wait for the next event; it is not acknowledged."""
+        while not self._events:
+            if (batch := self.running.log.take(1 << 20)) is not None:
+                self._events.extend(pb.EventList.FromString(batch.events).events)
+            else:
+                self._said.clear()
+                await self._said.wait()
+        return self._events.popleft()
 
     async def process(self) -> psutil.Process:
         """Return the process, which the agent names first."""
@@ -95,6 +100,7 @@ async def test_an_agent_that_does_not_stop_is_killed(pool: HostPool, agent: str)
 async def test_a_model_call_is_stopped_before_a_process_that_takes_its_time_to_stop(pool: HostPool) -> None:
     attempt = Attempt(pool, "deaf", "well?")
     await attempt.process()
+    assert (await attempt.heard()).message.parts[0].text == "blocked from now on"
     while not attempt.models.asked:
         await asyncio.sleep(0.005)
     attempt.running.stop(stopping.Stop.REASON_CANCELED)
