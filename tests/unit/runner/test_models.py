@@ -205,8 +205,9 @@ async def test_each_try_gets_only_the_time_that_is_left() -> None:
     async with three_proxies() as mesh:
         chosen = mesh.named(await mesh.ask(KEYS[0]))
         await chosen.die()
-        assert [delta.text async for delta in mesh.generate(KEYS[0], timeout_s=7)]
-        assert [left for proxy in mesh.proxies for left in proxy.times if left <= 7]
+        (answer,) = [delta.text async for delta in mesh.generate(KEYS[0], timeout_s=7)]
+        (left,) = mesh.named(answer).times
+        assert left < 8, "gRPC rounds a deadline up"
 
 
 async def test_proxies_come_and_go_with_what_the_name_stands_for_and_a_failed_look_up_changes_nothing() -> None:
