@@ -6,7 +6,8 @@ many commits share a message, and nothing is sent while no other process is ther
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
@@ -34,7 +35,7 @@ class Wire(Protocol):
     async def publish(self, texts: Sequence[str]) -> None:
         """Send texts to whoever listens, oneself too."""
 
-    def listen(self) -> AsyncIterator[str]:
+    def listen(self) -> AsyncGenerator[str, None]:
         """Yield texts, an empty one once it listens; ends by raising."""
 
 
@@ -53,6 +54,16 @@ class Bulletin:
         self._heads: dict[str, Head] = {}
         self._agents: set[str] = set()
         self._wake = asyncio.Event()
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether another process was heard of lately."""
+        return bool(self._peers)
+
+    @property
+    def has_something_to_tell(self) -> bool:
+        """Whether news are collected."""
+        return bool(self._heads or self._agents)
 
     def tell(self, news: News) -> None:
         """Queue news; the newest head of a task stands for the older ones."""
@@ -99,12 +110,13 @@ class Bulletin:
     async def _listen(self) -> None:
         while True:
             try:
-                async for text in self._wire.listen():
-                    if text:
-                        self._take(text)
-                    else:
-                        self._hear(None)
-                        await self._publish([f"h {self._me}"])
+                async with aclosing(self._wire.listen()) as texts:
+                    async for text in texts:
+                        if text:
+                            self._take(text)
+                        else:
+                            self._hear(None)
+                            await self._publish([f"h {self._me}"])
             except MeshError as error:
                 log.info("news_not_heard", reason=error.reason)
             await asyncio.sleep(_RECONNECT_S)

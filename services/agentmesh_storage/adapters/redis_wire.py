@@ -1,6 +1,6 @@
 """News between storage processes by Redis pub/sub."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
@@ -30,7 +30,7 @@ class RedisWire:
         except (RedisError, OSError, TimeoutError) as error:
             raise _gone() from error
 
-    async def listen(self) -> AsyncIterator[str]:
+    async def listen(self) -> AsyncGenerator[str, None]:
         """See Wire."""
         try:
             async with self._client.pubsub(ignore_subscribe_messages=True) as subscription:

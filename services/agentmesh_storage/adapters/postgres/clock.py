@@ -3,7 +3,7 @@
 import asyncio
 
 from agentmesh.kit import telemetry
-from agentmesh.kit.clock import SystemClock
+from agentmesh.kit.clock import Clock, SystemClock
 from agentmesh.kit.errors import MeshError
 from agentmesh_storage.adapters.postgres.pool import Pool
 
@@ -16,9 +16,9 @@ _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 class DatabaseClock:
     """Tells the database's time: the last sample, and what has passed since by a clock that never jumps."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, steady: Clock | None = None) -> None:
         self._pool = pool
-        self._steady = SystemClock()
+        self._steady = steady or SystemClock()
         self._offset_ms = 0
 
     def now_ms(self) -> int:

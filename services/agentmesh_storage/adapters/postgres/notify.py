@@ -1,7 +1,7 @@
 """News between storage processes by NOTIFY, outside of every writing transaction."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from agentmesh_storage.adapters.postgres.pool import GONE, Connection, Pool, connect, gone
 
@@ -21,7 +21,7 @@ class PostgresWire:
         """See Wire."""
         await self._pool.fetch("SELECT pg_notify($1, text) FROM unnest($2::text[]) AS text", _CHANNEL, list(texts))
 
-    async def listen(self) -> AsyncIterator[str]:
+    async def listen(self) -> AsyncGenerator[str, None]:
         """See Wire."""
         try:
             connection = await connect(self._url)
