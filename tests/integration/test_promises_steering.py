@@ -152,13 +152,14 @@ async def test_r7_an_answer_that_was_cut_fails_the_task_and_is_asked_for_again(
     fleet: Fleet, provider: FakeProvider, model: str
 ) -> None:
     async with AsyncClient(fleet.router) as client:
-        for calls in (1, 2):
+        for _ in range(2):
+            before = len(provider.hits)
             spec = echo(llm_calls=1, model=model)
             spec.retry.max_attempts = 1
             result = await client.result(await submit(fleet.routers[0], spec))
             assert result.state_name == "FAILED"
             assert not any(event.name == "step_completed" for event in result.events)
-            assert len(provider.hits) == calls
+            assert len(provider.hits) > before  # it was not kept from the last time
     assert len(sse_bytes(provider.hits[0].body)) > 700
 
 
@@ -189,9 +190,9 @@ async def test_r14_a_call_in_flight_is_joined_and_a_finished_one_not_asked_again
     assert log.attempts == attempts
 
 
-async def test_r14_killing_all_llm_proxies_costs_the_call_in_flight(fleet: Fleet, provider: FakeProvider) -> None:
+async def test_r14_each_llm_proxy_that_is_killed_costs_the_call_in_flight(fleet: Fleet, provider: FakeProvider) -> None:
     log = await kill_in_the_second_call(fleet, provider, "llm")
-    assert len(provider.hits) <= 4
+    assert len(provider.hits) <= 3 + len(fleet.names_of("llm"))
     assert log.attempts[-1] <= 2
 
 
