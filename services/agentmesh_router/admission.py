@@ -10,7 +10,6 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, ResourceExhausted
@@ -18,9 +17,6 @@ from agentmesh.kit.settings import Limits
 from agentmesh_router.congestion import Congestion
 from agentmesh_router.rate_limits import RateLimits
 from agentmesh_router.turns import Turns
-
-OVERLOADED: Final = "OVERLOADED"
-QUEUE_FULL: Final = "QUEUE_FULL"
 
 _ACTIVE_S = 1.0
 _REPORT_HOLDS_S = 5.0
@@ -172,13 +168,13 @@ class Admission:
             return
         congestion.refused()
         hint_s = _FIRST_HINT_S * self._answered / max(1.0, self._answered - self._turned_away)
-        raise self._refusal("the mesh is overloaded", OVERLOADED, hint_s)
+        raise self._refusal("the mesh is overloaded", names.OVERLOADED, hint_s)
 
     def _check_waiting(self, tenant: _Tenant) -> None:
         if self._knows_backlog() and tenant.waiting >= tenant.max_waiting:
             raise self._refusal(
                 "too many tasks of this tenant wait for a slot",
-                QUEUE_FULL,
+                names.QUEUE_FULL,
                 _QUEUE_HINT_S,
                 quota=f"tenant:{tenant.name}",
                 metadata={"limit": str(tenant.max_waiting)},

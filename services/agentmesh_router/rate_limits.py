@@ -10,7 +10,6 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable
@@ -20,8 +19,6 @@ from agentmesh_router.ports import Buckets
 from agentmesh_router.token_bucket import Grant, Rate
 
 log = telemetry.logger(__name__)
-
-RATE_LIMITED: Final = "RATE_LIMITED"
 
 _AHEAD_S = 0.05
 _KEEP_S = 0.25
@@ -190,7 +187,7 @@ class RateLimits:
         spread_s = self._chance() / purse.rate.per_s
         return ResourceExhausted(
             "this tenant submits faster than it may",
-            reason=RATE_LIMITED,
+            reason=names.RATE_LIMITED,
             retry_after_s=min(max(wait_s, 0.001) + spread_s, 3600.0),
             quota=f"tenant:{tenant}",
             metadata={"submits_per_s": f"{purse.rate.per_s:g}"},

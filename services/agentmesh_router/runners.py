@@ -9,7 +9,7 @@ from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.kit import telemetry
 from agentmesh.kit.clock import duration, to_ms
-from agentmesh.kit.errors import MeshError, StaleAttempt
+from agentmesh.kit.errors import MeshError, NotFound, StaleAttempt
 from agentmesh_router import wire
 from agentmesh_router.adapters.runner_link import RunnerLink
 from agentmesh_router.attempts import Attempt, Attempts
@@ -24,6 +24,8 @@ from agentmesh_router.service import TaskEngine
 log = telemetry.logger(__name__)
 
 Stop = runner_pb.StopAttempt
+
+_RETRY_S = 0.2
 
 
 class Runners:
@@ -124,12 +126,18 @@ class Runners:
 
     async def _adopt(self, link: RunnerLink, resume: runner_pb.Resume) -> None:
         change = pb.AdoptAttempt(task_id=resume.task_id, attempt=resume.attempt, incarnation=link.incarnation)
-        try:
-            result = await self._storage.commit(pb.Mutation(tenant=resume.tenant, adopt=change))
-        except MeshError as error:
-            log.info("attempt_not_adopted", task_id=resume.task_id, attempt=resume.attempt, reason=error.reason)
-            link.send(stops=[Stop(task_id=resume.task_id, attempt=resume.attempt, reason=Stop.REASON_STALE)])
-            return
+        while True:
+            try:
+                result = await self._storage.commit(pb.Mutation(tenant=resume.tenant, adopt=change))
+                break
+            except (StaleAttempt, NotFound) as error:
+                log.info("attempt_not_adopted", task_id=resume.task_id, attempt=resume.attempt, reason=error.reason)
+                link.send(stops=[Stop(task_id=resume.task_id, attempt=resume.attempt, reason=Stop.REASON_STALE)])
+                return
+            except MeshError:
+                if not link.up:
+                    raise
+                await asyncio.sleep(_RETRY_S)  # storage is away; the attempt is as good as it was
         task = result.task
         standing = Standing(
             tenant=resume.tenant,

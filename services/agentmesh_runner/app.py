@@ -23,8 +23,9 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     token = keyring.role_token(names.RUNNER)
     ca = settings.services.tls.ca
     own = settings.runner
-    channel = rpc_client.open_channel(settings.services.storage.addresses[0], ca=ca)
-    stack.push_async_callback(channel.close)
+    channels = [rpc_client.open_channel(address, ca=ca) for address in settings.services.storage.addresses]
+    for channel in channels:
+        stack.push_async_callback(channel.close)
     models = GrpcModels(Proxies(settings.services.llm.addresses, ca=ca), token)
     stack.push_async_callback(models.aclose)
     hosts = HostPool(own.hosts, own.agents)
@@ -33,7 +34,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         f"{own.name}:{settings.services.runner.port}",
         Registry.load(own.agents),
         models,
-        GrpcArtifacts(channel, token),
+        GrpcArtifacts(channels, token),
         hosts,
         slots=own.slots,
         lease_ttl_s=own.lease_ttl_s,

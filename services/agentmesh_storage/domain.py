@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from operator import attrgetter
 
-from agentmesh.kit.errors import OutOfRange
 from agentmesh_storage.schedules import Schedule, ScheduleChange
 
 
@@ -101,17 +100,6 @@ class Task:
 
 
 _fields_of = attrgetter(*(one.name for one in fields(Task)))
-
-
-def check_kept(after_sequence: int, pruned_sequence: int) -> None:
-    """Raise OutOfRange if the event after a sequence was pruned."""
-    if after_sequence < pruned_sequence:
-        oldest = pruned_sequence + 1
-        raise OutOfRange(
-            f"the events before {oldest} are no longer kept",
-            reason="HISTORY_PRUNED",
-            metadata={"oldest_sequence": str(oldest)},
-        )
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from agentmesh.kit.errors import MeshError
+from agentmesh.kit.errors import MeshError, OutOfRange
 from agentmesh_storage.domain import (
     Artifact,
     Chunk,
@@ -156,6 +156,17 @@ class TaskStore(Protocol):
 
     async def aclose(self) -> None:
         """Finish what is under way and let go of the backend."""
+
+
+def check_kept(after_sequence: int, pruned_sequence: int) -> None:
+    """Raise OutOfRange if the event after a sequence was pruned."""
+    if after_sequence < pruned_sequence:
+        oldest = pruned_sequence + 1
+        raise OutOfRange(
+            f"the events before {oldest} are no longer kept",
+            reason="HISTORY_PRUNED",
+            metadata={"oldest_sequence": str(oldest)},
+        )
 
 
 class ArtifactFiles(Protocol):

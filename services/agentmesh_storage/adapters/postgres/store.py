@@ -26,10 +26,9 @@ from agentmesh_storage.domain import (
     Step,
     Task,
     TaskFilter,
-    check_kept,
     head_of,
 )
-from agentmesh_storage.ports import News, Page, Pruned, Retention, SchedulePage
+from agentmesh_storage.ports import News, Page, Pruned, Retention, SchedulePage, check_kept
 from agentmesh_storage.rules import Rules
 from agentmesh_storage.schedules import Schedule
 

@@ -282,7 +282,8 @@ class StepRecord(_message.Message):
     """The artifact that holds a larger result."""
     event_index: _builtins.int
     """Position of the step_completed event within its EventBatch; for an intent,
-    of the tool_call event.
+    of the tool_call event; for an intent with a result (the tool failed, and
+    may be called again), of the tool_result event with the error.
     """
     @_builtins.property
     def emitted(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
