@@ -34,11 +34,13 @@ def renew(ledger: "Ledger", mutation: Mutation) -> Outcome:
     assert isinstance(change, RenewLease)
     until = ledger.now_ms + change.ttl_ms
     runner = ledger.runners.get(change.incarnation)
+    namesakes = [r for r in ledger.runners.values() if r.name == change.name and not r.freed]
     if runner is None:
-        for other in [r for r in ledger.runners.values() if r.name == change.name and not r.freed]:
+        for other in namesakes:
             free(ledger, other)
         runner = ledger.runners[change.incarnation] = Runner(change.incarnation, change.name, until)
-    elif runner.freed and not change.name.startswith(_ROUTER):
+    elif runner.freed and (namesakes or not change.name.startswith(_ROUTER)):
+        # A router that was frozen goes on: what it says for an attempt is fenced by the attempt.
         raise errors.StaleAttempt("the lease was lost", reason="LEASE_LOST")
     runner.freed = False
     runner.lease_until_ms = until

@@ -17,6 +17,7 @@ from agentmesh_storage.rules import Rules
 State = d.State
 TERMINAL = (State.COMPLETED, State.FAILED, State.CANCELED, State.REJECTED)
 RUNNERS = ("one~a", "one~b", "two~a")
+ROUTERS = ("router@h:1~a", "router@h:1~b", "router@h:2~a")
 MAX_LOSSES = 2
 
 
@@ -47,18 +48,21 @@ class LedgerMachine(RuleBasedStateMachine):
                 if task.incarnation == incarnation:
                     leases.lose(ledger, task)
         ledger.freed.clear()
-        for _, sync, _ in ledger.synced:
+        for router, sync, created in ledger.synced:
             for task in list(ledger.tasks.values()):
-                if task.incarnation == sync.incarnation and task.id not in sync.running:
+                if task.incarnation == sync.incarnation and leases.is_stray(ledger, task, router, sync, created):
+                    assert task.id not in sync.running
+                    assert task.router == router or not ledger.lives(task.router), "took from a router that lives"
                     leases.hand_back(ledger, task)
         ledger.synced.clear()
+        ledger.created.clear()  # each change is a transaction of its own
         while ledger.ended_badly:
             parent = ledger.ended_badly.pop()
             for child in [t for t in ledger.tasks.values() if t.parent_id == parent and not t.state.terminal]:
                 ledger.cancel(child)
 
-    def do(self, change: d.Change) -> d.Outcome | MeshError:
-        outcome = self.ledger.apply(d.Mutation("acme", change))
+    def do(self, change: d.Change, router: str = ROUTERS[0]) -> d.Outcome | MeshError:
+        outcome = self.ledger.apply(d.Mutation("acme", change, router))
         self.settle()
         return outcome
 
@@ -73,9 +77,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def a_runner_lives(self) -> None:
         self.do(d.RenewLease(RUNNERS[0], "one", 10_000))
 
-    @rule(target=tasks, claim=st.none() | st.sampled_from(RUNNERS))
-    def create(self, claim: str | None) -> str:
-        outcome = self.do(self.new(claim))
+    @rule(target=tasks, claim=st.none() | st.sampled_from(RUNNERS), router=st.sampled_from(ROUTERS))
+    def create(self, claim: str | None, router: str) -> str:
+        outcome = self.do(self.new(claim), router)
         assert isinstance(outcome, d.Outcome)
         return outcome.task_id
 
@@ -87,9 +91,23 @@ class LedgerMachine(RuleBasedStateMachine):
     def free(self, incarnation: str) -> None:
         self.do(d.FreeRunner(incarnation))
 
-    @rule(incarnation=st.sampled_from(RUNNERS), known=st.sets(tasks, max_size=3))
-    def sync(self, incarnation: str, known: set[str]) -> None:
-        self.do(d.SyncRunner(incarnation, frozenset(known)))
+    @rule(router=st.sampled_from(ROUTERS))
+    def a_router_lives(self, router: str) -> None:
+        self.do(d.RenewLease(router, router.partition("~")[0], 10_000))
+
+    @rule(incarnation=st.sampled_from(RUNNERS), known=st.sets(tasks, max_size=3), router=st.sampled_from(ROUTERS))
+    def sync(self, incarnation: str, known: set[str], router: str) -> None:
+        self.do(d.SyncRunner(incarnation, frozenset(known)), router)
+
+    @rule(task_id=tasks, router=st.sampled_from(ROUTERS), stale=st.integers(0, 1), runner=st.sampled_from(RUNNERS))
+    def adopt(self, task_id: str, router: str, stale: int, runner: str) -> None:
+        task = self.ledger.tasks[task_id]
+        holds = task.incarnation == runner and stale == 0
+        before = (task.attempt, task.last_sequence, task.acked_offset)
+        outcome = self.do(d.AdoptAttempt(task_id, task.attempt - stale, runner), router)
+        assert isinstance(outcome, d.Outcome) == holds
+        assert before == (task.attempt, task.last_sequence, task.acked_offset), "adopting changes no attempt"
+        assert not holds or task.router == router
 
     @rule(ms=st.integers(1, 5_000))
     def time_passes(self, ms: int) -> None:
@@ -197,6 +215,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert not (task.incarnation and task.ready_ms is not None)
             assert task.state is not State.WORKING or task.incarnation
             assert task.ready_ms is None or task.state is State.SUBMITTED
+            assert not task.due or (task.ready_ms is not None and task.ready_ms <= self.ledger.now_ms)
             if task.state is State.INPUT_REQUIRED and not task.incarnation:
                 assert task.input_id, "nobody can wake a task that waits for an answer to nothing"
 
