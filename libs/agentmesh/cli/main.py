@@ -20,6 +20,7 @@ _COMMANDS = {
     "doctor": "agentmesh.cli.doctor:doctor",
     "migrate": "agentmesh.cli.migrate:migrate",
     "run": "agentmesh.cli.run:run",
+    "schedules": "agentmesh.cli.schedules:schedules",
     "serve": "agentmesh.cli.serve:serve",
     "tasks": "agentmesh.cli.tasks:tasks",
     "up": "agentmesh.cli.up:up",

@@ -31,6 +31,7 @@ def tasks() -> None:
 @click.option("--label", default="", metavar="KEY=VALUE", help="Only with this label.")
 @click.option("--context", "context_id", default="", help="Only of this conversation.")
 @click.option("--parent", "parent_id", default="", help="Only children of this task.")
+@click.option("--schedule", "schedule_id", default="", help="Only of this schedule.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @click.option("--page-token", default="", help="From the page before.")
 @mesh_options
@@ -41,6 +42,7 @@ def list_(
     label: str,
     context_id: str,
     parent_id: str,
+    schedule_id: str,
     limit: int,
     page_token: str,
     address: str | None,
@@ -58,6 +60,7 @@ def list_(
             label=label,
             context_id=context_id,
             parent_id=parent_id,
+            schedule_id=schedule_id,
             page_size=limit,
             page_token=page_token,
         ),
@@ -203,6 +206,7 @@ def _show(task: task_pb2.Task, as_json: bool) -> None:
         "ended": time_text(task.end_time),
         "cancel asked": time_text(task.cancel_requested_time),
         "parent": task.parent_id,
+        "schedule": task.schedule_id,
         "retry of": task.retry_of,
         "used": usage_line(task.usage),
         "question": shortened(task.input_request.prompt),

@@ -10,6 +10,7 @@ from agentmesh.client.event import TERMINAL, Event
 from agentmesh.client.fold import Folder
 from agentmesh.client.lane import Lane
 from agentmesh.client.result import Result
+from agentmesh.client.schedules import Overlap
 from agentmesh.client.spec import Json, RetryPolicy, TaskOptions
 from agentmesh.client.synchronous import Client
 from agentmesh.kit.errors import MeshError
@@ -23,6 +24,7 @@ __all__ = [
     "Json",
     "Lane",
     "MeshError",
+    "Overlap",
     "Result",
     "RetryPolicy",
     "TaskOptions",

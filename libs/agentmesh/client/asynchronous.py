@@ -18,13 +18,14 @@ from agentmesh.client.event import Event, events_of
 from agentmesh.client.following import Following
 from agentmesh.client.lane import Lane
 from agentmesh.client.result import Result
+from agentmesh.client.schedules import ScheduleCalls
 from agentmesh.client.spec import Json, TaskOptions, build_spec
 from agentmesh.kit.ids import new_id
 
 Answer = str | Mapping[str, Json] | types_pb2.Message
 
 
-class AsyncClient:
+class AsyncClient(ScheduleCalls):
     """Talks to a mesh. Use it as `async with AsyncClient() as client:`; it belongs to one event loop.
 
     `address` is host:port or several of them, separated by commas or as a list; the next one is used after a
@@ -168,6 +169,7 @@ class AsyncClient:
         created_before: datetime | None = None,
         context_id: str = "",
         parent_id: str = "",
+        schedule_id: str = "",
         order: pb.TaskOrder.ValueType = pb.TASK_ORDER_CREATE_TIME,
         page_size: int = 0,
         page_token: str = "",
@@ -183,6 +185,7 @@ class AsyncClient:
             label=label,
             context_id=context_id,
             parent_id=parent_id,
+            schedule_id=schedule_id,
             order=order,
             page_size=page_size,
             page_token=page_token,

@@ -9,12 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
+from agentmesh.api.schedule.v1 import schedule_service_pb2
 from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.task.v1 import task_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.client.asynchronous import Answer, AsyncClient
 from agentmesh.client.event import Event
 from agentmesh.client.result import Result
+from agentmesh.client.schedules import Overlap
 from agentmesh.client.spec import TaskOptions
 
 T = TypeVar("T")
@@ -132,6 +134,7 @@ class Client:
         created_before: datetime | None = None,
         context_id: str = "",
         parent_id: str = "",
+        schedule_id: str = "",
         order: pb.TaskOrder.ValueType = pb.TASK_ORDER_CREATE_TIME,
         page_size: int = 0,
         page_token: str = "",
@@ -146,6 +149,7 @@ class Client:
                 created_before=created_before,
                 context_id=context_id,
                 parent_id=parent_id,
+                schedule_id=schedule_id,
                 order=order,
                 page_size=page_size,
                 page_token=page_token,
@@ -181,6 +185,64 @@ class Client:
     def download(self, artifact_id: str, to: str | os.PathLike[str]) -> Path:
         """Write an artifact to a file that must not exist yet; see AsyncClient.download."""
         return self._wait(self._client.download(artifact_id, to))
+
+    def create_schedule(
+        self,
+        agent: str,
+        prompt: str = "",
+        *,
+        cron: str = "",
+        every_s: float | None = None,
+        time_zone: str = "",
+        overlap: Overlap = "skip",
+        catch_up_s: float | None = None,
+        name: str = "",
+        begin_time: datetime | None = None,
+        end_time: datetime | None = None,
+        request_id: str | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> schedule_service_pb2.Schedule:
+        """Make a schedule that submits this task again and again; see AsyncClient.create_schedule."""
+        return self._wait(
+            self._client.create_schedule(
+                agent,
+                prompt,
+                cron=cron,
+                every_s=every_s,
+                time_zone=time_zone,
+                overlap=overlap,
+                catch_up_s=catch_up_s,
+                name=name,
+                begin_time=begin_time,
+                end_time=end_time,
+                request_id=request_id,
+                **options,
+            )
+        )
+
+    def schedules(self, *, page_size: int = 0, page_token: str = "") -> schedule_service_pb2.ListSchedulesResponse:
+        """Return a page of schedules, newest first; see AsyncClient.schedules."""
+        return self._wait(self._client.schedules(page_size=page_size, page_token=page_token))
+
+    def schedule(self, schedule_id: str) -> schedule_service_pb2.Schedule:
+        """Return a schedule as it stands; raise NotFound."""
+        return self._wait(self._client.schedule(schedule_id))
+
+    def delete_schedule(self, schedule_id: str) -> None:
+        """End a schedule; the tasks that it made stay. Raises NotFound."""
+        return self._wait(self._client.delete_schedule(schedule_id))
+
+    def pause_schedule(self, schedule_id: str) -> schedule_service_pb2.Schedule:
+        """Let a schedule fire no more until it is resumed; see AsyncClient.pause_schedule."""
+        return self._wait(self._client.pause_schedule(schedule_id))
+
+    def resume_schedule(self, schedule_id: str) -> schedule_service_pb2.Schedule:
+        """Let a schedule fire again, from now on; see AsyncClient.resume_schedule."""
+        return self._wait(self._client.resume_schedule(schedule_id))
+
+    def run_schedule(self, schedule_id: str, *, request_id: str | None = None) -> task_pb2.Task:
+        """Make a schedule's task now and return it; see AsyncClient.run_schedule."""
+        return self._wait(self._client.run_schedule(schedule_id, request_id=request_id))
 
     def _wait(self, work: Awaitable[T]) -> T:
         async def run() -> T:
