@@ -92,11 +92,11 @@ class TaskStoreApi:
         with self._keeper.watching("") as watcher:
             tasks = [asyncio.create_task(read()), asyncio.create_task(hint())]
             try:
-                while not tasks[0].done() or not answers.empty():
+                while True:
                     getter = asyncio.create_task(answers.get())
+                    tasks[2:] = [getter]
                     await asyncio.wait({getter, tasks[0]}, return_when=asyncio.FIRST_COMPLETED)
                     if not getter.done():
-                        getter.cancel()
                         tasks[0].result()
                         return
                     yield getter.result()

@@ -43,6 +43,7 @@ GONE = (
     exceptions.InvalidTransactionStateError,
     exceptions.LockNotAvailableError,
     exceptions.InternalServerError,
+    exceptions.InternalClientError,
     OSError,
     TimeoutError,
 )
