@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.api.task.v1 import task_pb2
@@ -90,7 +91,7 @@ class TaskStoreApi:
                 await answers.put(hints)
 
         with self._keeper.watching("") as watcher:
-            tasks = [asyncio.create_task(read()), asyncio.create_task(hint())]
+            tasks: list[asyncio.Task[Any]] = [asyncio.create_task(read()), asyncio.create_task(hint())]
             try:
                 while True:
                     getter = asyncio.create_task(answers.get())
