@@ -5,6 +5,7 @@ transaction.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentmesh.kit import errors, telemetry
@@ -32,7 +33,7 @@ def create(ledger: "Ledger", mutation: Mutation) -> Outcome:
     """Take a new schedule in, or return the one that this request_id made."""
     change = mutation.change
     assert isinstance(change, CreateSchedule)
-    schedule = change.schedule
+    schedule = replace(change.schedule)  # a transaction that starts over needs it as it was
     key = (schedule.tenant, schedule.request_id)
     twin = ledger.schedule_requests.get(key) if schedule.request_id else None
     if twin is not None:
@@ -43,6 +44,8 @@ def create(ledger: "Ledger", mutation: Mutation) -> Outcome:
         raise errors.ResourceExhausted(
             f"there are {schedules.MAX_SCHEDULES} schedules already: delete some", reason="TOO_MANY_SCHEDULES"
         )
+    if not schedule.cron and schedule.interval_ms <= 0:
+        raise errors.InvalidRequest("a field is wrong", violations=[("spec.interval", "must be above 0")])
     schedule.create_ms = ledger.now_ms
     try:
         schedules.begin(schedule, ledger.now_ms)

@@ -1,12 +1,14 @@
 """What every TaskStore holds about schedules and their firings."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agentmesh.kit import recurrence
 from agentmesh.kit.errors import AlreadyExists, InvalidRequest, MeshError, NotFound, ResourceExhausted
 from agentmesh.kit.ids import new_id
 from agentmesh_storage import domain as d
@@ -81,9 +83,8 @@ async def test_a_schedule_is_read_as_it_was_written(driver: Driver) -> None:
         request_hash=b"h",
     )
     outcome = await driver.do(change)
-    assert outcome.schedule == await read(driver, change.schedule.id) == change.schedule
-    assert change.schedule.create_ms == START_MS
-    assert change.schedule.next_ms == START_MS + 5 * MINUTE_MS
+    expected = dataclasses.replace(change.schedule, create_ms=START_MS, next_ms=START_MS + 5 * MINUTE_MS)
+    assert outcome.schedule == await read(driver, change.schedule.id) == expected
 
 
 async def test_nobody_elses_schedule_is_seen_or_changed(driver: Driver) -> None:
@@ -140,8 +141,9 @@ async def test_one_request_id_is_one_schedule_also_within_a_batch(driver: Driver
 
 
 async def test_a_schedule_that_cannot_be_read_is_refused_and_leaves_no_trace(driver: Driver) -> None:
-    with pytest.raises(InvalidRequest):
-        await driver.do(new(cron="nonsense"))
+    for wrong in ({"cron": "nonsense"}, {"cron": "* * * * *", "time_zone": "Mars"}, {"interval_ms": 0}):
+        with pytest.raises(InvalidRequest):
+            await driver.do(new(**wrong))
     assert (await driver.store.list_schedules("acme", 10, "")).schedules == []
 
 
@@ -241,6 +243,28 @@ async def test_a_firing_that_was_made_is_not_made_again_by_a_clock_that_went_bac
     await fire(driver)
     assert await minutes(driver, schedule_id) == [1]
     assert (await read(driver, schedule_id)).fired == 1
+
+
+async def test_a_schedule_that_cannot_be_read_any_more_stops_no_other(driver: Driver) -> None:
+    broken, sound = new(cron="* * * * *"), new()
+    await driver.group(broken, sound)
+    driver.now += MINUTE_MS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recurrence, "zone_of", no_zone)
+        await fire(driver)
+    assert await minutes(driver, sound.schedule.id) == [1]
+    assert await minutes(driver, broken.schedule.id) == []
+    schedule = await read(driver, broken.schedule.id)
+    assert schedule.next_ms is not None
+    assert schedule.next_ms > driver.now
+    driver.now = schedule.next_ms
+    await fire(driver)
+    assert len(await made(driver, broken.schedule.id)) == 1
+
+
+def no_zone(name: str) -> None:
+    """Stand for a time zone that an update has taken away."""
+    raise recurrence.RecurrenceFault("time_zone", "is gone")
 
 
 async def test_a_paused_schedule_fires_not_and_makes_up_for_nothing(driver: Driver) -> None:
