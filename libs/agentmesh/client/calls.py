@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from agentmesh.client.backoff import Backoff, is_worth_repeating
+from agentmesh.client.backoff import Backoff, is_out_of_reach, is_worth_repeating
 from agentmesh.client.channels import Channel, ChannelPool
 from agentmesh.kit.errors import MeshError, Unavailable, from_rpc_error
 from agentmesh.kit.rpc_client import bearer
@@ -76,7 +76,7 @@ class Caller:
             self._pool.give_back(channel)
 
     def _noted(self, channel: Channel, error: MeshError) -> MeshError:
-        if is_worth_repeating(error):
+        if is_out_of_reach(error):
             self._pool.failed(channel)
         else:
             self.heard()

@@ -48,6 +48,11 @@ GATEWAY_REQUEST_DURATION: Final = "agentmesh_gateway_request_duration_seconds"
 GATEWAY_OPEN_STREAMS: Final = "agentmesh_gateway_open_streams"
 GATEWAY_STREAM_RESUMES_TOTAL: Final = "agentmesh_gateway_stream_resumes_total"
 
+# Reasons of RESOURCE_EXHAUSTED.
+OVERLOADED: Final = "OVERLOADED"
+RATE_LIMITED: Final = "RATE_LIMITED"
+QUEUE_FULL: Final = "QUEUE_FULL"
+
 # Bounds that the contract and the promises fix.
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_METADATA_BYTES: Final = 8 * 1024
