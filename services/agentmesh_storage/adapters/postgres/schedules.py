@@ -22,6 +22,7 @@ from agentmesh_storage.ledger import Ledger
 from agentmesh_storage.ports import SchedulePage
 from agentmesh_storage.schedules import (
     MAX_SCHEDULES,
+    SCHEDULE_CHANGES,
     CreateSchedule,
     DeleteSchedule,
     FireSchedule,
@@ -55,9 +56,9 @@ UPDATE schedules SET {", ".join(f"{column} = ${number + 2}" for number, column i
 
 async def load(db: Connection, ledger: Ledger, mutations: Sequence[Mutation]) -> None:
     """Fill a ledger with the schedules that mutations touch, locked."""
-    ids = {
-        m.change.schedule_id for m in mutations if isinstance(m.change, DeleteSchedule | PauseSchedule | FireSchedule)
-    }
+    mutations = [m for m in mutations if isinstance(m.change, SCHEDULE_CHANGES)]
+    changes = [m.change for m in mutations if isinstance(m.change, DeleteSchedule | PauseSchedule | FireSchedule)]
+    ids = {change.schedule_id for change in changes}
     if ids:
         for row in await db.fetch(_LOCK, sorted(ids)):
             ledger.schedules[row[0]] = to_schedule(row)

@@ -22,6 +22,7 @@ from agentmesh_storage.ledger import Ledger
 from agentmesh_storage.ports import SchedulePage
 from agentmesh_storage.schedules import (
     MAX_SCHEDULES,
+    SCHEDULE_CHANGES,
     CreateSchedule,
     DeleteSchedule,
     FireSchedule,
@@ -52,7 +53,7 @@ _MAX_CANCELED = 1000
 
 def load(db: sqlite3.Connection, ledger: Ledger, mutations: Sequence[Mutation]) -> None:
     """Fill a ledger with the schedules that mutations touch."""
-    for mutation in mutations:
+    for mutation in [m for m in mutations if isinstance(m.change, SCHEDULE_CHANGES)]:
         change = mutation.change
         if isinstance(change, CreateSchedule):
             tenant, request_id = change.schedule.tenant, change.schedule.request_id
