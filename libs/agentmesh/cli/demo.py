@@ -2,31 +2,28 @@
 
 import asyncio
 import os
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import click
 
-from agentmesh.cli import failures
+from agentmesh.cli import demo_kill, failures
 from agentmesh.cli.connecting import connect
+from agentmesh.cli.demo_mesh import free_ports, overrides_for, running
 from agentmesh.cli.following import Follower
 from agentmesh.cli.output import note
-from agentmesh.cli.supervisor import Supervisor, config_variables, ports_from
+from agentmesh.cli.supervisor import Supervisor, config_variables
 from agentmesh.cli.views import view_for
 from agentmesh.kit import config
-from agentmesh.kit.errors import Unavailable
 
 _DATA = "seattle-weather.csv"
 _PROMPT = "How has the weather in Seattle changed, and what goes with what?"
-_RUN = 10
-_FIRST_PORT, _LAST_PORT = 50_100, 50_900
+_PORTS = 10
 _REPORT_LINES = 40
 
 
@@ -46,20 +43,21 @@ _REPORT_LINES = 40
     show_default=True,
     help="Folder for the report and the charts.",
 )
+@click.option("--kill", is_flag=True, help="Instead, kill a runner and a router while a task streams, and check it.")
+@click.option("--json", "as_json", is_flag=True, help="With --kill: one JSON object a line, for scripts.")
 @failures.reported
-def demo(agent: str, prompt: str, file: Path | None, output: Path) -> None:
+def demo(agent: str, prompt: str, file: Path | None, output: Path, kill: bool, as_json: bool) -> None:
     """Start the five services, analyse a real data set with live events, show the report, stop everything.
 
     Needs no key and no network: without a provider in the environment, the built-in offline model writes the words.
+    With --kill, an agent of the demo's own speaks while processes are killed; exits with 1 if anything went missing.
     """
+    if as_json and not kill:
+        raise click.UsageError("--json goes with --kill")
     with tempfile.TemporaryDirectory(prefix="agentmesh-demo-") as folder:
-        overrides: dict[str, object] = {
-            **ports_from(_free_ports()),
-            "data_dir": folder,
-            "logging.console": False,
-            "logging.file": True,
-            "drain_timeout_s": 5,
-        }
+        if kill:
+            sys.exit(demo_kill.run(folder, as_json=as_json, terminal=sys.stdout.isatty()))
+        overrides = overrides_for(folder, free_ports(_PORTS))
         settings = config.load(overrides=overrides)
         environment = {**os.environ, **config_variables(None, overrides)}
         supervisor = Supervisor(settings, environment, _report)
@@ -68,22 +66,11 @@ def demo(agent: str, prompt: str, file: Path | None, output: Path) -> None:
 
 
 async def _demo(supervisor: Supervisor, agent: str, prompt: str, file: Path, output: Path) -> int:
-    stop, ready = asyncio.Event(), asyncio.Event()
     started = time.monotonic()
     note("starting storage, llm-proxy, runner, router and gateway …")
-    mesh = asyncio.create_task(supervisor.run(stop, ready))
-    waiting = asyncio.create_task(ready.wait())
-    try:
-        await asyncio.wait({mesh, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if mesh.done():
-            await mesh
-            raise Unavailable("the mesh ended before it was ready")
+    async with running(supervisor):
         note(f"all five are serving after {time.monotonic() - started:.1f} s; {agent} gets {file.name}")
         code = await _run(supervisor, agent, prompt, file, output)
-    finally:
-        waiting.cancel()
-        stop.set()
-        await asyncio.wait({mesh})
     note(f"everything is stopped again; the demo took {time.monotonic() - started:.1f} s")
     return code
 
@@ -120,14 +107,3 @@ def _show(report: Path) -> None:
 def _report(event: Mapping[str, Any]) -> None:
     if event["event"] == "restarted":
         note(f"{event['service']} ended with code {event['code']} and was started again")
-
-
-def _free_ports() -> int:
-    """Return N such that N to N+9 are free now."""
-    for first in range(_FIRST_PORT, _LAST_PORT, _RUN):
-        with suppress(OSError):
-            for port in range(first, first + _RUN):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            return first
-    raise Unavailable(f"no ten free ports between {_FIRST_PORT} and {_LAST_PORT}")

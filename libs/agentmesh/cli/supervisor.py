@@ -1,4 +1,4 @@
-"""Starts the five services as child processes, keeps them running, and takes them with it when it goes."""
+"""Starts services as child processes, keeps them running, and takes them with it when it goes."""
 
 import asyncio
 import os
@@ -36,11 +36,13 @@ Report = Callable[[Mapping[str, Any]], None]
 
 @dataclass
 class Service:
-    """A child process."""
+    """A child process. `variables` are what it is told besides what all are told."""
 
+    name: str
     role: str
     address: str
     metrics: str
+    variables: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     restarts: int = 0
@@ -53,11 +55,15 @@ class Service:
 
 @dataclass
 class Supervisor:
-    """Runs the mesh on this machine. `report` is told of events: ready, restarted, stopped."""
+    """Runs the mesh on this machine: one service of each role, and those in `more`.
+
+    `report` is told of events: ready, restarted, stopped.
+    """
 
     settings: Settings
     environment: Mapping[str, str]
     report: Report
+    more: Sequence[Service] = ()
     services: dict[str, Service] = field(default_factory=dict)
     _stopping: bool = False
     _lifeline: int = -1
@@ -65,7 +71,8 @@ class Supervisor:
     def __post_init__(self) -> None:
         for role in START_ORDER:
             endpoint = getattr(self.settings.services, role)
-            self.services[role] = Service(role, endpoint.listen, endpoint.metrics_listen)
+            self.services[role] = Service(role, role, endpoint.listen, endpoint.metrics_listen)
+        self.services |= {service.name: service for service in self.more}
 
     async def run(self, stop: asyncio.Event, ready: asyncio.Event | None = None) -> None:
         """Start everything, keep it running until `stop`, then drain; raises MeshError if it can't start."""
@@ -76,8 +83,8 @@ class Supervisor:
             load_or_create_secret(self.settings.data_dir)
             self._check_ports()
             try:
-                for role in START_ORDER:
-                    self._start(self.services[role], lifeline)
+                for service in self._in_order(START_ORDER):
+                    self._start(service, lifeline)
                 await self._until_ready(stop)
                 if not stop.is_set():
                     self.report({"event": "ready", "services": self._describe()})
@@ -104,13 +111,13 @@ class Supervisor:
                         probe.bind((host.strip("[]"), int(port)))
                     except OSError as error:
                         raise MeshError(
-                            f"{service.role}{what} can't listen on {address}: the port is in use. "
+                            f"{service.name}{what} can't listen on {address}: the port is in use. "
                             "Stop what uses it, or choose others with --ports-from",
                             reason="PORT_IN_USE",
                         ) from error
 
     def _start(self, service: Service, lifeline: int) -> None:
-        environment = {**self.environment, LIFELINE: str(lifeline)}
+        environment = {**self.environment, **service.variables, LIFELINE: str(lifeline)}
         service.process = subprocess.Popen(
             [sys.executable, "-m", "agentmesh", "serve", service.role],
             env=environment,
@@ -124,13 +131,13 @@ class Supervisor:
         waiting = set(self.services)
         end = time.monotonic() + _READY_TIMEOUT_S
         while waiting and not stop.is_set():
-            for role in sorted(waiting):
-                service = self.services[role]
+            for name in sorted(waiting):
+                service = self.services[name]
                 assert service.process is not None
                 if service.process.poll() is not None:
-                    raise Unavailable(f"{role} could not start; its message is above", reason="START_FAILED")
+                    raise Unavailable(f"{name} could not start; its message is above", reason="START_FAILED")
                 if await asyncio.to_thread(_is_ready, service):
-                    waiting.discard(role)
+                    waiting.discard(name)
             if time.monotonic() > end:
                 raise Unavailable(f"not ready after {_READY_TIMEOUT_S:.0f} s: {', '.join(sorted(waiting))}")
             await asyncio.sleep(_POLL_S)
@@ -152,7 +159,7 @@ class Supervisor:
 
     async def _replace(self, service: Service, code: int, stop: asyncio.Event, lifeline: int) -> None:
         if not self.settings.auto_restart:
-            raise Unavailable(f"{service.role} ended with code {code}", reason="SERVICE_DIED")
+            raise Unavailable(f"{service.name} ended with code {code}", reason="SERVICE_DIED")
         if time.monotonic() - service.started > _STEADY_S:
             service.backoff_s = _FIRST_BACKOFF_S
         wait_s, service.backoff_s = service.backoff_s, min(service.backoff_s * 2, _LAST_BACKOFF_S)
@@ -164,13 +171,13 @@ class Supervisor:
             pass
         self._start(service, lifeline)
         service.restarts += 1
-        self.report({"event": "restarted", "service": service.role, "code": code, **service.describe()})
+        self.report({"event": "restarted", "service": service.name, "code": code, **service.describe()})
 
     # -- stopping -----------------------------------------------------------------------------------------
 
     async def _stop_all(self) -> None:
-        for role in STOP_ORDER:
-            await self._stop(self.services[role])
+        for service in self._in_order(STOP_ORDER):
+            await self._stop(service)
         self.report({"event": "stopped"})
 
     async def _stop(self, service: Service) -> None:
@@ -187,7 +194,10 @@ class Supervisor:
             await asyncio.sleep(0.01)
 
     def _describe(self) -> dict[str, Any]:
-        return {role: self.services[role].describe() for role in names.ROLES}
+        return {service.name: service.describe() for service in self._in_order(names.ROLES)}
+
+    def _in_order(self, roles: Sequence[str]) -> list[Service]:
+        return sorted(self.services.values(), key=lambda service: roles.index(service.role))
 
 
 def ports_from(first: int) -> dict[str, int]:
