@@ -217,14 +217,21 @@ class GrpcStorage:
         """See Storage."""
         request = pb.WatchEventsRequest(router_id=self._router_id)
         stub = self._peers.tasks
-        async with rpc_client.streaming(stub.WatchEvents, request, metadata=self._metadata) as call:
-            self._news = call
-            await call.wait_for_connection()
-            yield None
-            async for news in call:
-                if news.missed:
-                    yield None
-                yield list(news.heads)
+        try:
+            async with rpc_client.streaming(stub.WatchEvents, request, metadata=self._metadata) as call:
+                self._news = call
+                await call.wait_for_connection()
+                yield None
+                async for news in call:
+                    if news.missed:
+                        yield None
+                    yield list(news.heads)
+        except asyncio.CancelledError:
+            # grpc.aio raises this also for a call that was broken off here, because it went to a peer that was left.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise unreachable() from None
 
     async def heads_of(self, task_ids: Sequence[str]) -> list[pb.TaskHead]:
         """See Storage."""
