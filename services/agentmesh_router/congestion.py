@@ -19,6 +19,7 @@ _STANDS_FOR: Final = 3
 _HOPELESS: Final = 4  # targets' worth of work on the way: no need to see it stand for longer
 _CALM_S: Final = 2.0
 _BEST_OF: Final = 50
+_SMOOTHING: Final = 0.3
 
 
 class Congestion:
@@ -59,12 +60,12 @@ class Congestion:
         if elapsed < WINDOW_S:
             return
         if self._delays or self._starts:
-            self._rates.append(len(self._delays) / elapsed)
-            self._start_rates.append(self._starts / elapsed)
+            _add(self._rates, len(self._delays) / elapsed)
+            _add(self._start_rates, self._starts / elapsed)
         if self._delays:  # a window without commits says nothing about the queue
             stands = max(_median(self._delays), _median(self._lags)) > self._target_s
             self._standing = self._standing + 1 if stands else 0
-            hopeless = stands and committing > _HOPELESS * self._target_s * self._rates[-1]
+            hopeless = stands and committing > _HOPELESS * self._target_s * len(self._delays) / elapsed
             if not self.overloaded and (self._standing >= _STANDS_FOR or hopeless):
                 self.overloaded = True
                 self._last_refusal_s = now
@@ -97,6 +98,11 @@ class Congestion:
     def refused(self) -> None:
         """Hear that a submit was refused for overload."""
         self._last_refusal_s = self._now()
+
+
+def _add(rates: deque[float], rate: float) -> None:
+    """Smooth, because after a stall the work of many windows ends in one."""
+    rates.append(rates[-1] + _SMOOTHING * (rate - rates[-1]))
 
 
 def _median(values: list[float]) -> float:
