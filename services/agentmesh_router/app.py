@@ -1,7 +1,7 @@
 """The composition root of the router."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -104,7 +104,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         news.follow(),
         news.ask_forever(_ASK_S),
         scheduler.claim_forever(storage, engine.begin_claimed, attempts.doubt),
-        _after(lease.begun, Discovery(settings.services.runner.addresses, connect).run()),
+        _after(lease.begun, Discovery(settings.services.runner.addresses, connect).run),
         runners.look_for_strays(_STRAYS_S),
         watch_lag(admission.lagged),
         rates.keep_in_touch(),
@@ -143,9 +143,9 @@ async def _learn_agents(storage: GrpcStorage, catalog: Catalog) -> None:
             await asyncio.sleep(_LEARN_S)  # another router's runner may announce what is new
 
 
-async def _after(begun: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+async def _after(begun: asyncio.Event, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     await begun.wait()
-    await work
+    await work()
 
 
 async def _every(interval_s: float, action: Any) -> None:

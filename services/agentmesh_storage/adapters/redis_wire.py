@@ -3,6 +3,8 @@
 from collections.abc import AsyncGenerator, Sequence
 
 import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from agentmesh.kit.errors import Unavailable
@@ -16,8 +18,13 @@ class RedisWire:
     """Publishes and listens on one channel. Redis keeps nothing: what nobody hears is gone."""
 
     def __init__(self, url: str) -> None:
+        # Without retries: a subscription that is made again silently would hide that news were lost.
         self._client = aioredis.Redis.from_url(
-            url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, health_check_interval=5
+            url,
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
+            health_check_interval=5,
+            retry=Retry(NoBackoff(), 0),
         )
 
     async def publish(self, texts: Sequence[str]) -> None:

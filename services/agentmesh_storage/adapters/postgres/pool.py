@@ -86,7 +86,7 @@ class Pool:
         finally:
             if self._is_old(connection):
                 connection.terminate()
-            await self._pool.release(connection, timeout=_CLOSE_S)
+            await self._give_back(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -115,6 +115,13 @@ class Pool:
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
+
+    async def _give_back(self, connection: Connection) -> None:
+        try:
+            await self._pool.release(connection, timeout=_CLOSE_S)
+        except GONE as error:
+            # Raised here, it would stand in the place of a cancellation that is on its way.
+            log.info("connection_not_given_back", kind=type(error).__name__)
 
     def _is_old(self, connection: Connection) -> bool:
         if connection.is_closed():
