@@ -95,7 +95,8 @@ class Admission:
         self._tenants: dict[str, _Tenant] = {}
         self._turns = Turns()
         self._committing = 0
-        self._reported_at: float | None = None
+        self._committed_at = float("-inf")
+        self._reported_at = now()  # what comes before the first word from storage is counted here
         self._answered = 0.0  # admitted and refused, both fading with the seconds: how much too much comes
         self._turned_away = 0.0
         self._faded_at = now()
@@ -132,6 +133,16 @@ class Admission:
         self._committing += 1
         self._turns.enter(name, tenant.weight, partial(start, Entry(self, tenant, now)))
 
+    def overloaded(self) -> MeshError:
+        """Return the refusal for a submit that comes when there are too many, and count it."""
+        self.congestion.refused()
+        hint_s = _FIRST_HINT_S * self._answered / max(1.0, self._answered - self._turned_away)
+        return self._refusal("the mesh is overloaded", names.OVERLOADED, hint_s)
+
+    def is_moving(self, within_s: float) -> bool:
+        """Say whether something was committed lately: then what waits for its turn waits for load, not for storage."""
+        return self._now() - self._committed_at < within_s
+
     # -- hearing ------------------------------------------------------------------------------------------
 
     def backlog(self, waiting: Mapping[str, int]) -> None:
@@ -166,9 +177,7 @@ class Admission:
             return
         if congestion.on_the_way(tenant.committing, lambda: tenant.waiting) < self._share(tenant):
             return
-        congestion.refused()
-        hint_s = _FIRST_HINT_S * self._answered / max(1.0, self._answered - self._turned_away)
-        raise self._refusal("the mesh is overloaded", names.OVERLOADED, hint_s)
+        raise self.overloaded()
 
     def _check_waiting(self, tenant: _Tenant) -> None:
         if self._knows_backlog() and tenant.waiting >= tenant.max_waiting:
@@ -191,7 +200,7 @@ class Admission:
 
     def _knows_backlog(self) -> bool:
         """Whether the count of waiting tasks holds: without storage's word it would only ever grow."""
-        return self._reported_at is not None and self._now() - self._reported_at < _REPORT_HOLDS_S
+        return self._now() - self._reported_at < _REPORT_HOLDS_S
 
     def _refusal(self, text: str, reason: str, hint_s: float, **fields: object) -> MeshError:
         self._turned_away += 1
@@ -201,7 +210,8 @@ class Admission:
         return ResourceExhausted(text, reason=reason, retry_after_s=retry_after_s, **fields)  # type: ignore[arg-type]
 
     def _committed(self, since: float, *, waits: bool) -> None:
-        delay_s = self._now() - since
+        self._committed_at = self._now()
+        delay_s = self._committed_at - since
         _delay.observe(delay_s)
         self.congestion.committed(delay_s)
         if not waits:

@@ -47,6 +47,7 @@ class Accepted:
     result: pb.MutationResult
     spec: task_pb2.TaskSpec
     request_id: str
+    asked: bool = False  # storage was asked for it: it may be there, whatever the answer is
 
     def task(self) -> task_pb2.Task:
         """Return the task as it stands."""
@@ -96,7 +97,7 @@ class TaskEngine:
         self._policy = policy
         self._default_timeout_s = default_timeout_s
         self._accept_timeout_s = accept_timeout_s
-        self._accepting: deque[tuple[float, asyncio.Future[Accepted]]] = deque()  # by deadline
+        self._accepting: deque[tuple[float, Accepted, asyncio.Future[Accepted]]] = deque()  # by deadline
         self._background: set[asyncio.Task[None]] = set()
         self.draining = False
         self.at_drain: set[Callable[[], None]] = set()
@@ -129,7 +130,7 @@ class TaskEngine:
         subscription = subscribe(create.task_id) if subscribe is not None else None
         done: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         accepted = Accepted(create.task_id, pb.MutationResult(), spec, request_id)
-        self._accepting.append((self._clock.monotonic() + self._accept_timeout_s, done))
+        self._accepting.append((self._clock.monotonic() + self._accept_timeout_s, accepted, done))
         create_it = partial(self._create, tenant, mutation, accepted, subscription, done)
         if gate is None:
             self._admission.enter(tenant, create_it)
@@ -163,6 +164,11 @@ class TaskEngine:
         entry: Entry,
     ) -> None:
         create = mutation.create
+        if done.done():  # it waited for its turn for so long that its caller was told, or is gone
+            entry.failed()
+            self._give_up(create, None, subscription)
+            return
+        accepted.asked = True
         link = self._offer_slot(create)
         entry.asked(waits=link is None and self._is_ready(create))
         try:
@@ -189,9 +195,14 @@ class TaskEngine:
     def give_up_late(self) -> None:
         """Tell submits that waited too long for their commit that storage does not answer."""
         now = self._clock.monotonic()
-        while self._accepting and (self._accepting[0][1].done() or self._accepting[0][0] < now):
-            _, done = self._accepting.popleft()
-            _fail(done, Unavailable("storage does not answer", reason="STORAGE_UNAVAILABLE", retry_after_s=0.5))
+        while self._accepting and (self._accepting[0][2].done() or self._accepting[0][0] < now):
+            _, accepted, done = self._accepting.popleft()
+            if done.done():
+                continue
+            if not accepted.asked and self._admission.is_moving(self._accept_timeout_s):
+                _fail(done, self._admission.overloaded())
+            else:
+                _fail(done, Unavailable("storage does not answer", reason="STORAGE_UNAVAILABLE", retry_after_s=0.5))
 
     async def drain(self) -> None:
         """End every stream and take nothing new."""

@@ -217,6 +217,7 @@ def test_storage_knows_better_what_waits() -> None:
 
 def test_without_word_from_storage_nobody_is_refused_for_what_waits() -> None:
     world = World(1000, queue_limit=3, slots=False)
+    world.now += 60
     assert all(world.submit() is None for _ in range(10))
     world.run()
     world.admission.backlog({"acme": 30})
