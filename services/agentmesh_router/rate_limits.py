@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable
-from agentmesh.kit.settings import Limits, TenantLimits
+from agentmesh.kit.limit_settings import Limits, TenantLimits
 from agentmesh_router.adapters.memory_buckets import MemoryBuckets
 from agentmesh_router.ports import Buckets
 from agentmesh_router.token_bucket import Grant, Rate

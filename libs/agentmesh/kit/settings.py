@@ -8,8 +8,9 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
+from agentmesh.kit.limit_settings import Limits, Retention
 from agentmesh.kit.setting_types import (
     ADDRESS,
     WILDCARDS,
@@ -27,24 +28,12 @@ from agentmesh.kit.setting_types import (
     ProviderUrl,
     RedisUrl,
     Seconds,
+    Section,
     joined,
 )
 
 OFFLINE_MODEL = "offline"
 OFFLINE_EMBEDDING_MODEL = "offline-embedding"
-
-
-class Section(BaseModel):
-    """A frozen group of keys that refuses any key it doesn't know."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        validate_default=True,
-        hide_input_in_errors=True,
-        use_attribute_docstrings=True,
-    )
 
 
 class Database(Section):
@@ -295,73 +284,6 @@ class Tasks(Section):
     """Tasks of one tenant that wait for a slot; more are refused. See `limits` for single tenants."""
     accept_timeout_s: Annotated[float, Field(gt=0, le=60)] = 0.9
     """How long a submit waits for its commit before it is told that storage does not answer."""
-
-
-class TenantLimits(Section):
-    """What one tenant may have; 0 means no bound."""
-
-    tenant: Name
-    weight: Annotated[int, Field(ge=1, le=100)] = 1
-    """Its share of the slots beside other tenants that wait."""
-    max_running: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Tasks that run at once, over the whole mesh."""
-    max_waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Tasks that wait for a slot; 0 means `tasks.queue_limit`."""
-    submits_per_s: Annotated[float, Field(ge=0, le=1_000_000)] = 0
-    """Submits a second, over all routers, if `security.rate_limiting` is on."""
-    burst: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """Submits that may come at once; 0 means one second's worth, at least 1."""
-
-
-class AgentLimit(Section):
-    """How much of one agent runs at once."""
-
-    agent: Name
-    max_running: Count
-
-
-class LabelLimit(Section):
-    """How many tasks of a tenant with one and the same value of a label run at once."""
-
-    label: Annotated[str, Field(min_length=1, max_length=63)]
-    max_running: Count
-
-
-class Limits(Section):
-    """Who gets how much, over the whole mesh; and when the router refuses rather than queues."""
-
-    default: TenantLimits = TenantLimits(tenant="default")
-    """For tenants that `tenants` does not name; its own `tenant` says nothing."""
-    tenants: tuple[TenantLimits, ...] = ()
-    agents: tuple[AgentLimit, ...] = ()
-    labels: tuple[LabelLimit, ...] = ()
-    target_delay_s: Annotated[float, Field(gt=0, le=60)] = 0.1
-    """When submits wait longer than this for their commit, some are refused, the loudest tenant's first."""
-
-    @field_validator("tenants", "agents", "labels")
-    @classmethod
-    def _each_is_named_once(cls, entries: tuple[Section, ...]) -> tuple[Section, ...]:
-        names = [next(iter(entry.model_dump().values())) for entry in entries]
-        if len(set(names)) < len(names):
-            raise ValueError("names one twice")
-        return entries
-
-    def of(self, tenant: str) -> TenantLimits:
-        """Return a tenant's limits."""
-        return next((limits for limits in self.tenants if limits.tenant == tenant), self.default)
-
-
-class Retention(Section):
-    """How long what has ended is kept."""
-
-    events_s: Seconds = 7 * 86_400
-    """Events and steps of ended tasks."""
-    tasks_s: Seconds = 30 * 86_400
-    """Ended tasks with their results and artifacts."""
-    request_ids_s: Seconds = 86_400
-    """How long after its task's end a request_id is remembered."""
-    batch: Annotated[int, Field(ge=1, le=10_000)] = 500
-    """Tasks that one transaction prunes at most."""
 
 
 class ProviderPool(Section):

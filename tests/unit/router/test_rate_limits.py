@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentmesh.kit.errors import ResourceExhausted, Unavailable
-from agentmesh.kit.settings import Limits, TenantLimits
+from agentmesh.kit.limit_settings import Limits, TenantLimits
 from agentmesh_router.adapters.memory_buckets import MemoryBuckets
 from agentmesh_router.rate_limits import RateLimits
 from agentmesh_router.token_bucket import Grant, Rate
