@@ -13,7 +13,7 @@ from functools import partial
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, ResourceExhausted
-from agentmesh.kit.settings import Limits
+from agentmesh.kit.limit_settings import Limits
 from agentmesh_router.congestion import Congestion
 from agentmesh_router.rate_limits import RateLimits
 from agentmesh_router.turns import Turns

@@ -3,7 +3,8 @@
 import time
 from contextlib import AsyncExitStack
 
-from agentmesh.kit.settings import Limits, Settings
+from agentmesh.kit.limit_settings import Limits
+from agentmesh.kit.settings import Settings
 from agentmesh_router.adapters.memory_buckets import MemoryBuckets
 from agentmesh_router.ports import Buckets
 from agentmesh_router.rate_limits import RateLimits

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from agentmesh.kit.errors import ResourceExhausted
-from agentmesh.kit.settings import Limits, TenantLimits
+from agentmesh.kit.limit_settings import Limits, TenantLimits
 from agentmesh_router.admission import Admission, Entry
 from agentmesh_router.congestion import LEAST, MOST
 from agentmesh_router.turns import AHEAD
