@@ -8,6 +8,7 @@ from typing import Any
 from agentmesh.api.artifact.v1 import artifact_service_pb2
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.schedule.v1 import schedule_service_pb2
+from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.api.task.v1 import task_service_pb2
 from agentmesh.kit import lifecycle, names, rpc_client, telemetry
 from agentmesh.kit.auth import PUBLIC, Keyring
@@ -16,7 +17,7 @@ from agentmesh.kit.errors import MeshError
 from agentmesh.kit.ids import incarnation_of
 from agentmesh.kit.settings import Settings
 from agentmesh_router.adapters.peers import StoragePeers
-from agentmesh_router.adapters.runner_link import RunnerConnection
+from agentmesh_router.adapters.runner_link import RunnerConnection, RunnerLink
 from agentmesh_router.adapters.storage import GrpcStorage
 from agentmesh_router.admission import Admission, watch_lag
 from agentmesh_router.artifact_api import ArtifactApi
@@ -33,6 +34,7 @@ from agentmesh_router.runners import Runners
 from agentmesh_router.schedule_api import ScheduleApi
 from agentmesh_router.scheduler import Scheduler
 from agentmesh_router.service import TaskEngine
+from agentmesh_router.starting import Starter
 
 log = telemetry.logger(__name__)
 
@@ -65,6 +67,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     admission = Admission(settings.limits, clock.monotonic, queue_limit=tasks.queue_limit, rates=rates)
     storage.on_backlog = admission.backlog
     news = News(storage, hub, attempts)
+    starter = Starter(storage, hub, attempts, clock, policy=policy, default_timeout_s=tasks.default_timeout_s)
     engine = TaskEngine(
         storage,
         hub,
@@ -72,14 +75,20 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         attempts,
         catalog,
         news,
+        starter,
         clock,
         admission=admission,
-        policy=policy,
         default_timeout_s=tasks.default_timeout_s,
         accept_timeout_s=tasks.accept_timeout_s,
     )
-    runners = Runners(storage, scheduler, attempts, catalog, engine, news, policy=policy, lease_ttl_s=tasks.lease_ttl_s)
+    runners = Runners(
+        storage, scheduler, attempts, catalog, engine, starter, news, policy=policy, lease_ttl_s=tasks.lease_ttl_s
+    )
     hello = runner_pb.RouterHello(router_id=router_id, lease_ttl=duration(tasks.lease_ttl_s))
+
+    def begin_claimed(link: RunnerLink, claimed: pb.ClaimedTask) -> None:
+        admission.claimed(claimed.tenant)
+        starter.begin_claimed(link, claimed)
 
     async def connect(address: str) -> None:
         runner_channel = rpc_client.open_channel(address, ca=ca)
@@ -103,7 +112,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         lease.keep(),
         news.follow(),
         news.ask_forever(_ASK_S),
-        scheduler.claim_forever(storage, engine.begin_claimed, attempts.doubt),
+        scheduler.claim_forever(storage, begin_claimed, attempts.doubt),
         _after(lease.begun, Discovery(settings.services.runner.addresses, connect).run),
         runners.look_for_strays(_STRAYS_S),
         watch_lag(admission.lagged),

@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
@@ -18,6 +17,7 @@ from agentmesh.kit.errors import MeshError, NotFound, StaleAttempt, from_status
 from agentmesh.kit.wire import TERMINAL
 from agentmesh_router import outcomes
 from agentmesh_router.adapters.runner_link import RunnerLink
+from agentmesh_router.background import Background
 from agentmesh_router.hub import Hub
 from agentmesh_router.outcomes import Standing
 from agentmesh_router.ports import Storage
@@ -74,7 +74,7 @@ class Attempts:
         self._clock = clock
         self._lease_ttl_s = lease_ttl_s
         self._running: dict[str, Attempt] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background("attempts")
         self._numbers_of: dict[str, _Numbers] = {}
         self.on_ended: Callable[[str, str, str], None] = lambda tenant, task_id, parent_id: None
 
@@ -194,7 +194,7 @@ class Attempts:
         """Have storage hand back what it holds for a runner without its having been assigned."""
         if not link.unsure:
             link.unsure = True
-            self._later(self._sync(link))
+            self._background.start(self._sync(link))
 
     def lost(self, link: RunnerLink) -> None:
         """Forget the attempts of a runner whose stream broke; they are adopted when it comes back."""
@@ -273,12 +273,7 @@ class Attempts:
         if attempt.resyncing or self._running.get(attempt.task_id) is not attempt:
             return
         attempt.resyncing = True
-        self._later(self._readopt(attempt))
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background.start(self._readopt(attempt))
 
     async def _sync(self, link: RunnerLink) -> None:
         while link.up and link.unsure:

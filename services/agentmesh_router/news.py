@@ -2,8 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import Coroutine
-from typing import Any
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
@@ -12,6 +10,7 @@ from agentmesh.kit import telemetry
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.wire import TERMINAL
 from agentmesh_router.attempts import Attempt, Attempts
+from agentmesh_router.background import Background
 from agentmesh_router.hub import Hub
 from agentmesh_router.ports import Storage
 
@@ -30,7 +29,7 @@ class News:
         self._storage = storage
         self._hub = hub
         self._attempts = attempts
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background("news")
         attempts.on_ended = self.child_ended
 
     async def follow(self) -> None:
@@ -39,7 +38,7 @@ class News:
             try:
                 async for heads in self._storage.heads():
                     if heads is None:
-                        self._later(self.ask())
+                        self._background.start(self.ask())
                     for head in heads or ():
                         self._take(head)
             except MeshError as error:
@@ -72,7 +71,7 @@ class News:
         self._hub.doubt(parent_id)
         parent = self._attempts.get(parent_id)
         if parent is not None:
-            self._later(self._tell_parent(parent, tenant, task_id))
+            self._background.start(self._tell_parent(parent, tenant, task_id))
 
     async def deliver_answers(self, attempt: Attempt) -> None:
         """Send the answers that may have come while nobody told the runner; it knows which it has."""
@@ -101,22 +100,10 @@ class News:
                 self._attempts.stop(attempt, Stop.REASON_CANCELED)
             elif attempt.standing.asking and head.state != events_pb2.TASK_STATE_INPUT_REQUIRED:
                 attempt.standing.asking = False
-                self._later(self.deliver_answers(attempt))
+                self._background.start(self.deliver_answers(attempt))
         if terminal and head.parent_id:
             self.child_ended(head.tenant, head.task_id, head.parent_id)
 
     async def _tell_parent(self, parent: Attempt, tenant: str, child_id: str) -> None:
         child = await self._storage.get_task(tenant, child_id)
         parent.link.send(children=[runner_pb.ChildUpdate(task_id=parent.task_id, attempt=parent.attempt, child=child)])
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._guarded(work))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    @staticmethod
-    async def _guarded(work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except MeshError as error:
-            log.warning("work_failed", reason=error.reason)

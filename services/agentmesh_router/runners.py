@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Any
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
@@ -13,6 +11,7 @@ from agentmesh.kit.errors import MeshError, NotFound, StaleAttempt
 from agentmesh_router import wire
 from agentmesh_router.adapters.runner_link import RunnerLink
 from agentmesh_router.attempts import Attempt, Attempts
+from agentmesh_router.background import Background
 from agentmesh_router.catalog import Catalog
 from agentmesh_router.domain import RetryPolicy
 from agentmesh_router.news import News
@@ -20,6 +19,7 @@ from agentmesh_router.outcomes import Standing
 from agentmesh_router.ports import Storage
 from agentmesh_router.scheduler import Scheduler
 from agentmesh_router.service import TaskEngine
+from agentmesh_router.starting import Starter
 
 log = telemetry.logger(__name__)
 
@@ -38,6 +38,7 @@ class Runners:
         attempts: Attempts,
         catalog: Catalog,
         engine: TaskEngine,
+        starter: Starter,
         news: News,
         *,
         policy: RetryPolicy,
@@ -48,10 +49,11 @@ class Runners:
         self._attempts = attempts
         self._catalog = catalog
         self._engine = engine
+        self._starter = starter
         self._news = news
         self._policy = policy
         self._lease_ttl_s = lease_ttl_s
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background("runners")
 
     async def welcome(self, address: str, hello: runner_pb.RunnerHello) -> RunnerLink:
         """Take in a runner that presented itself; what it runs already is adopted or stopped."""
@@ -72,16 +74,16 @@ class Runners:
         for notice in message.waiting:
             self._attempts.wait(link, notice)
         for spawn in message.spawns:
-            self._later(self._engine.spawn(link, spawn))
+            self._background.start(self._engine.spawn(link, spawn))
         if message.HasField("heartbeat"):
             link.draining = message.heartbeat.draining
-            self._later(self._renew(link, message.heartbeat.number))
+            self._background.start(self._renew(link, message.heartbeat.number))
         if message.HasField("slots_elsewhere"):
             link.used_elsewhere(message.slots_elsewhere)
             self._scheduler.ready(())
         if message.HasField("hello"):
             link.update(message.hello)
-            self._later(self._greet_again(link, message.hello))
+            self._background.start(self._greet_again(link, message.hello))
 
     async def look_for_strays(self, interval_s: float) -> None:
         """Have storage hand back, again and again, what runners here should work on and nobody told them of.
@@ -151,22 +153,10 @@ class Runners:
             agent=task.spec.agent,
             link=link,
             standing=standing,
-            deadline=time.monotonic() + self._engine.time_left_s(task),
+            deadline=time.monotonic() + self._starter.time_left_s(task),
         )
         self._attempts.adopt(attempt, result.acked_offset)
         log.info("attempt_adopted", task_id=task.id, attempt=task.attempt, runner=link.incarnation)
         if task.HasField("cancel_requested_time") and to_ms(task.cancel_requested_time):
             self._attempts.stop(attempt, Stop.REASON_CANCELED)
-        self._later(self._news.deliver_answers(attempt))
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._guarded(work))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    @staticmethod
-    async def _guarded(work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except MeshError as error:
-            log.warning("runner_message_failed", reason=error.reason)
+        self._background.start(self._news.deliver_answers(attempt))
