@@ -19,6 +19,7 @@ MAKE = {"make demo": "agentmesh demo", "make test": "-m pytest"}
 START = ".venv/bin/agentmesh dev hello.py"
 # Blocks that run as they are, by a part of their code, and something that they must print besides what is shown.
 RUN = {
+    "agentmesh demo --kill": "verdict: lost 0, doubled 0, gaps 0, reordered 0",
     "agentmesh run hello": "Hello Ada!",
     "from agentmesh.client import Client\n": "COMPLETED",
     "from agentmesh.client import AsyncClient\n": "one task: True",

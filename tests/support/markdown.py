@@ -19,6 +19,9 @@ _VARYING = (
     (re.compile(r"\d+(\.\d+)? (ms|s|KiB|B)\b"), "SIZE"),
     (re.compile(r"\d+ tokens in, \d+ out"), "TOKENS"),
     (re.compile(r"on \S+:\d+ \("), "on RUNNER ("),
+    (re.compile(r"\b(pid|after sequence) \d+"), r"\1 N"),
+    (re.compile(r"\d+( of its)? events"), "N events"),
+    (re.compile(r"\b(router|runner)-2\b"), r"\1"),
 )
 
 
