@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from agentmesh.kit import names, telemetry
-from agentmesh.kit.errors import MeshError, ResourceExhausted
+from agentmesh.kit.errors import MeshError, ResourceExhausted, to_status
 from agentmesh.kit.limit_settings import Limits
 from agentmesh_router.congestion import Congestion
 from agentmesh_router.rate_limits import RateLimits
@@ -24,8 +24,11 @@ _FIRST_HINT_S = 0.1
 _LONGEST_HINT_S = 5.0
 _QUEUE_HINT_S = 1.0
 _LAG_EVERY_S = 0.025
+_SHARED_S = 0.02
+_VARIANTS = 16
 
 _refused = telemetry.counter(names.ROUTER_REFUSED_TOTAL, "Submits that were refused for load or limits", ("reason",))
+_overloads = _refused.labels(names.OVERLOADED)
 _delay = telemetry.histogram(names.ROUTER_ACCEPT_DELAY, "From a submit to its commit")
 
 
@@ -60,18 +63,18 @@ class Entry:
         """Hear that it goes to its commit; `waits` if no slot was kept for it."""
         self._waits = waits
         self._tenant.undecided += waits
+        self._admission._waiting += waits
 
     def committed(self, *, waits: bool) -> None:
         """Hear that the task is durable, and whether it waits for a slot."""
-        self._tenant.undecided -= self._waits
         self._tenant.since += waits
+        self._admission._waiting += waits
         self._admission._committed(self._since, waits=waits)
-        self._admission._leave(self._tenant)
+        self._admission._leave(self._tenant, waited=self._waits)
 
     def failed(self) -> None:
         """Hear that there is no such task."""
-        self._tenant.undecided -= self._waits
-        self._admission._leave(self._tenant)
+        self._admission._leave(self._tenant, waited=self._waits)
 
 
 class Admission:
@@ -95,11 +98,16 @@ class Admission:
         self._tenants: dict[str, _Tenant] = {}
         self._turns = Turns()
         self._committing = 0
+        self._waiting = 0
         self._committed_at = float("-inf")
         self._reported_at = now()  # what comes before the first word from storage is counted here
         self._answered = 0.0  # admitted and refused, both fading with the seconds: how much too much comes
         self._turned_away = 0.0
         self._faded_at = now()
+        self._written: list[MeshError] = []
+        self._write_again_at = now()
+        self._weights = 0
+        self._weigh_again_at = now()
 
     # -- deciding -----------------------------------------------------------------------------------------
 
@@ -112,7 +120,7 @@ class Admission:
         tenant = self._tenant(name, now)
         self._fade(now)
         self._answered += 1
-        self._check_congestion(tenant)
+        self._check_congestion(tenant, now)
         self._check_waiting(tenant)
         if self._rates is None:
             return None
@@ -136,8 +144,9 @@ class Admission:
     def overloaded(self) -> MeshError:
         """Return the refusal for a submit that comes when there are too many, and count it."""
         self.congestion.refused()
-        hint_s = _FIRST_HINT_S * self._answered / max(1.0, self._answered - self._turned_away)
-        return self._refusal("the mesh is overloaded", names.OVERLOADED, hint_s)
+        self._turned_away += 1
+        _overloads.inc()
+        return self._overload()
 
     def is_moving(self, within_s: float) -> bool:
         """Say whether something was committed lately: then what waits for its turn waits for load, not for storage."""
@@ -151,9 +160,11 @@ class Admission:
         self._reported_at = now
         for name, count in waiting.items():
             self._tenant(name, now if count else 0.0).reported = count
+        self._waiting = 0
         for name, tenant in list(self._tenants.items()):
             tenant.since = 0
             tenant.reported = waiting.get(name, 0)
+            self._waiting += tenant.waiting
             if not tenant.reported and not tenant.committing and tenant.last_seen + _ACTIVE_S < now:
                 del self._tenants[name]
 
@@ -163,6 +174,7 @@ class Admission:
         tenant = self._tenants.get(name)
         if tenant is not None:
             tenant.since -= 1
+            self._waiting -= 1
 
     def lagged(self, lag_s: float) -> None:
         """Hear how late the event loop was."""
@@ -170,44 +182,61 @@ class Admission:
 
     # -- inside -------------------------------------------------------------------------------------------
 
-    def _check_congestion(self, tenant: _Tenant) -> None:
+    def _check_congestion(self, tenant: _Tenant, now: float) -> None:
         congestion = self.congestion
         congestion.turn(self._committing, self._waiting)
-        if congestion.on_the_way(self._committing, self._waiting) < congestion.limit:
+        if congestion.has_room(self._committing, self._waiting):
             return
-        if congestion.on_the_way(tenant.committing, lambda: tenant.waiting) < self._share(tenant):
+        if tenant.committing + tenant.waiting < self._share(tenant):
             return
-        raise self.overloaded()
+        self._turned_away += 1
+        congestion.refused()
+        _overloads.inc()
+        raise self._said_often(now).with_traceback(None)
 
     def _check_waiting(self, tenant: _Tenant) -> None:
         if self._knows_backlog() and tenant.waiting >= tenant.max_waiting:
-            raise self._refusal(
+            _refused.labels(names.QUEUE_FULL).inc()
+            raise ResourceExhausted(
                 "too many tasks of this tenant wait for a slot",
-                names.QUEUE_FULL,
-                _QUEUE_HINT_S,
+                reason=names.QUEUE_FULL,
+                retry_after_s=self._spread(_QUEUE_HINT_S),
                 quota=f"tenant:{tenant.name}",
                 metadata={"limit": str(tenant.max_waiting)},
             )
 
     def _share(self, tenant: _Tenant) -> float:
         """Return how many submits a tenant may have on their way while there are too many."""
-        oldest = self._now() - _ACTIVE_S
-        weights = sum(t.weight for t in self._tenants.values() if t.committing or t.last_seen > oldest)
-        return max(1.0, self.congestion.limit * tenant.weight / max(weights, tenant.weight))
-
-    def _waiting(self) -> int:
-        return sum(tenant.waiting for tenant in self._tenants.values())
+        now = self._now()
+        if now >= self._weigh_again_at:
+            oldest = now - _ACTIVE_S
+            self._weights = sum(t.weight for t in self._tenants.values() if t.committing or t.last_seen > oldest)
+            self._weigh_again_at = now + _SHARED_S
+        on_the_way = min(self.congestion.limit, self._committing + self._waiting)
+        return max(1.0, on_the_way * tenant.weight / max(self._weights, tenant.weight))
 
     def _knows_backlog(self) -> bool:
         """Whether the count of waiting tasks holds: without storage's word it would only ever grow."""
         return self._now() - self._reported_at < _REPORT_HOLDS_S
 
-    def _refusal(self, text: str, reason: str, hint_s: float, **fields: object) -> MeshError:
-        self._turned_away += 1
-        _refused.labels(reason).inc()
-        # Whoever was refused together must not come back together.
-        retry_after_s = min(hint_s, _LONGEST_HINT_S) * (0.5 + self._chance())
-        return ResourceExhausted(text, reason=reason, retry_after_s=retry_after_s, **fields)  # type: ignore[arg-type]
+    def _overload(self) -> MeshError:
+        hint_s = _FIRST_HINT_S * self._answered / max(1.0, self._answered - self._turned_away)
+        return ResourceExhausted(
+            "the mesh is overloaded", reason=names.OVERLOADED, retry_after_s=self._spread(min(hint_s, _LONGEST_HINT_S))
+        )
+
+    def _said_often(self, now: float) -> MeshError:
+        """Return one of a few refusals that were written out lately: the next thousand shall cost nearly nothing."""
+        if now >= self._write_again_at:
+            self._written = [self._overload() for _ in range(_VARIANTS)]
+            for error in self._written:
+                error.status = to_status(error)
+            self._write_again_at = now + _SHARED_S
+        return self._written[int(self._chance() * _VARIANTS) % _VARIANTS]
+
+    def _spread(self, hint_s: float) -> float:
+        """Whoever was refused together must not come back together."""
+        return hint_s * (0.5 + self._chance())
 
     def _committed(self, since: float, *, waits: bool) -> None:
         self._committed_at = self._now()
@@ -217,7 +246,9 @@ class Admission:
         if not waits:
             self.congestion.started()
 
-    def _leave(self, tenant: _Tenant) -> None:
+    def _leave(self, tenant: _Tenant, *, waited: bool) -> None:
+        tenant.undecided -= waited
+        self._waiting -= waited
         tenant.committing -= 1
         self._committing -= 1
         self._turns.leave()

@@ -35,33 +35,30 @@ class Congestion:
         self._standing = 0  # windows in a row in which the queue stood
         self._last_refusal_s = 0.0
         self._rates: deque[float] = deque([0.0], maxlen=_BEST_OF)
-        self._start_rates: deque[float] = deque([0.0], maxlen=_BEST_OF)
+        self._start_rate = 0.0
         self.overloaded = False
-
-    @property
-    def limit(self) -> float:
+        self.limit: float = MOST
         """How many submits may be on their way."""
-        return max(LEAST, max(self._rates) * self._target_s / 2) if self.overloaded else MOST
 
-    def on_the_way(self, committing: int, waiting: Callable[[], int]) -> float:
-        """Return how many submits count as on their way.
+    def has_room(self, committing: int, waiting: int) -> bool:
+        """Say whether one more may be on its way.
 
-        What waits for a slot counts as far as it would be started within the target: if tasks start by the thousand,
-        they wait because the mesh is slow. If few do, slots are what is short, and waiting for one is no overload.
+        What waits for a slot is taken for too much as well if tasks start by the hundred, for then the mesh is what is
+        slow. If few do, slots are what is short, and waiting for one is no overload.
         """
-        if not self.overloaded:
-            return committing
-        return committing + min(waiting(), max(self._start_rates) * self._target_s)
+        if committing >= self.limit:
+            return False
+        return not self.overloaded or self._start_rate * self._target_s < LEAST or waiting <= 0
 
-    def turn(self, committing: int, waiting: Callable[[], int]) -> None:
+    def turn(self, committing: int, waiting: int) -> None:
         """End the window if its time is over."""
         now = self._now()
         elapsed = now - self._window_start
         if elapsed < WINDOW_S:
             return
         if self._delays or self._starts:
-            _add(self._rates, len(self._delays) / elapsed)
-            _add(self._start_rates, self._starts / elapsed)
+            self._rates.append(_smoothed(self._rates[-1], len(self._delays) / elapsed))
+            self._start_rate = _smoothed(self._start_rate, self._starts / elapsed)
         if self._delays:  # a window without commits says nothing about the queue
             stands = max(_median(self._delays), _median(self._lags)) > self._target_s
             self._standing = self._standing + 1 if stands else 0
@@ -75,9 +72,10 @@ class Congestion:
             self.overloaded
             and not self._standing
             and now - self._last_refusal_s > _CALM_S
-            and self.on_the_way(committing, waiting) < self.limit
+            and self.has_room(committing, waiting)
         ):
             self.overloaded = False
+        self.limit = max(LEAST, max(self._rates) * self._target_s / 2) if self.overloaded else MOST
         self._delays.clear()
         self._lags.clear()
         self._starts = 0
@@ -100,9 +98,9 @@ class Congestion:
         self._last_refusal_s = self._now()
 
 
-def _add(rates: deque[float], rate: float) -> None:
+def _smoothed(before: float, rate: float) -> float:
     """Smooth, because after a stall the work of many windows ends in one."""
-    rates.append(rates[-1] + _SMOOTHING * (rate - rates[-1]))
+    return before + _SMOOTHING * (rate - before)
 
 
 def _median(values: list[float]) -> float:

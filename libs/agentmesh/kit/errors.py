@@ -37,6 +37,8 @@ class MeshError(Exception):
         self.retry_after_s = retry_after_s
         self.quota = quota
         self.metadata = dict(metadata or {})
+        self.status: status_pb2.Status | None = None
+        """What `to_status` wrote, if it is kept because the error is said very often."""
 
 
 class InvalidRequest(MeshError):
@@ -170,6 +172,8 @@ def new_error_id() -> str:
 
 def to_status(error: MeshError) -> status_pb2.Status:
     """Write an error as google.rpc.Status with ErrorInfo and what else it carries."""
+    if error.status is not None:
+        return error.status
     status = status_pb2.Status(code=int(error.code.value[0]), message=error.message)
     metadata = {"error_id": new_error_id(), **error.metadata}
     _pack(status, error_details_pb2.ErrorInfo(reason=error.reason, domain=names.ERROR_DOMAIN, metadata=metadata))

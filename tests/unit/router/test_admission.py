@@ -129,7 +129,7 @@ def test_a_hint_grows_with_the_overload_and_differs_from_one_to_the_next() -> No
         world.load("acme", 1000 * overload, 6)
         world.run()
         found = [error.retry_after_s or 0.0 for error in world.refused("acme", after=3)]
-        assert len(set(found)) > len(found) // 2
+        assert len(set(found)) > 1000
         assert all(0 < hint <= 1.5 * 5 for hint in found)
         hints[overload] = sorted(found)[len(found) // 2]
     assert hints[20] > 3 * hints[2]
