@@ -274,10 +274,10 @@ class TaskEngine:
         future: "asyncio.Future[pb.MutationResult]",
     ) -> None:
         error = future.exception()
-        if error is not None and link is not None:
-            self._attempts.doubt(link)
         if error is None and future.result().HasField("error"):
             error = from_status(future.result().error)
+        if link is not None and isinstance(error, Unavailable):
+            self._attempts.doubt(link)  # it may have been committed all the same
         if error is not None:
             entry.failed()
             self._give_up(create, link, subscription)

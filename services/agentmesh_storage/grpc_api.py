@@ -8,7 +8,7 @@ from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.api.task.v1 import task_pb2
 from agentmesh.kit.batching import QueueFull
 from agentmesh.kit.clock import Clock
-from agentmesh.kit.errors import InvalidRequest, ResourceExhausted
+from agentmesh.kit.errors import InvalidRequest, MeshError, ResourceExhausted
 from agentmesh.kit.rpc_server import Call
 from agentmesh_storage import schedule_wire, wire
 from agentmesh_storage.domain import Offer, Step
@@ -38,8 +38,8 @@ class TaskStoreApi:
     async def commit_stream(
         self, requests: AsyncIterator[pb.CommitStreamRequest], call: Call
     ) -> AsyncIterator[pb.CommitStreamResponse]:
-        """Apply batches as they come; several may be in one transaction."""
-        pipeline: asyncio.Queue[tuple[int, asyncio.Future[Outcomes]] | None] = asyncio.Queue()
+        """Apply batches as they come; several may be in one transaction. One that fails is answered as failed."""
+        pipeline: asyncio.Queue[tuple[int, int, asyncio.Future[Outcomes]] | None] = asyncio.Queue()
         room = asyncio.Semaphore(_PIPELINE)
 
         async def read() -> None:
@@ -54,7 +54,7 @@ class TaskStoreApi:
                         raise ResourceExhausted(
                             "storage is too far behind", reason="STORAGE_OVERLOADED", retry_after_s=0.2
                         ) from error
-                    pipeline.put_nowait((request.batch_id, pending))
+                    pipeline.put_nowait((request.batch_id, len(mutations), pending))
                     await room.acquire()
             finally:
                 pipeline.put_nowait(None)
@@ -62,8 +62,12 @@ class TaskStoreApi:
         reader = asyncio.create_task(read())
         try:
             while (entry := await pipeline.get()) is not None:
-                batch_id, pending = entry
-                outcomes = await pending
+                batch_id, size, pending = entry
+                try:
+                    outcomes = await pending
+                except MeshError as error:
+                    # The others on this stream are not to blame: ending it would leave them unanswered, too.
+                    outcomes = [error] * size
                 room.release()
                 yield pb.CommitStreamResponse(
                     batch_id=batch_id, results=map(wire.to_result, outcomes), clock_ms=self._clock.now_ms()

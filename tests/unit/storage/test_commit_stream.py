@@ -14,10 +14,11 @@ from agentmesh.api.task.v1.events_pb2 import TASK_STATE_SUBMITTED
 from agentmesh.kit import names, rpc_client
 from agentmesh.kit.auth import Keyring
 from agentmesh.kit.clock import duration
-from agentmesh.kit.errors import InvalidRequest, from_rpc_error
+from agentmesh.kit.errors import InvalidRequest, from_rpc_error, from_status
 from agentmesh.kit.ids import new_id
 from agentmesh.kit.settings import Database, Settings
 from agentmesh_storage.app import build
+from tests.support.postgres import Postgres
 from tests.support.serving import serving
 
 KEYRING = Keyring("a secret for tests")
@@ -52,6 +53,34 @@ async def test_a_batch_that_breaks_the_contract_ends_the_stream_with_its_own_err
             pass
     error = from_rpc_error(raised.value)
     assert (type(error), error.reason) == (InvalidRequest, "EMPTY_MUTATION")
+
+
+async def test_a_batch_that_can_not_be_committed_is_answered_so_and_the_stream_lives_on(
+    tmp_path: Path, database_url: str, postgres: Postgres
+) -> None:
+    settings = Settings(data_dir=tmp_path, database=Database(url=database_url, create_tables=True))
+    async with AsyncExitStack() as stack:
+        built = await build(settings, KEYRING, stack)
+        address = await stack.enter_async_context(serving(built.services, keyring=KEYRING))
+        channel = await stack.enter_async_context(rpc_client.open_channel(address))
+        call = rpc.TaskStoreServiceStub(channel).CommitStream(metadata=METADATA, timeout=30)
+        await call.write(pb.CommitStreamRequest(batch_id=1, mutations=[create()]))
+        assert not (await call.read()).results[0].HasField("error")
+        postgres.stop_immediate()
+        try:
+            await call.write(pb.CommitStreamRequest(batch_id=2, mutations=[create(), create()]))
+            answer = await call.read()
+        finally:
+            postgres.start()
+        assert [from_status(result.error).reason for result in answer.results] == ["DATABASE_UNAVAILABLE"] * 2
+        for batch_id in range(3, 100):
+            await call.write(pb.CommitStreamRequest(batch_id=batch_id, mutations=[create()]))
+            answer = await call.read()
+            assert answer.batch_id == batch_id
+            if not answer.results[0].HasField("error"):
+                break
+        assert not answer.results[0].HasField("error")
+        call.cancel()
 
 
 async def test_a_claim_of_many_long_journals_fits_into_one_message_and_says_what_is_left(stub: Any) -> None:
