@@ -64,7 +64,9 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     stack.push_async_callback(lease.give_up)
     attempts = Attempts(storage, hub, scheduler, keyring, clock, lease_ttl_s=tasks.lease_ttl_s)
     rates = rate_limits(settings, router_id, stack)
-    admission = Admission(settings.limits, clock.monotonic, queue_limit=tasks.queue_limit, rates=rates)
+    admission = Admission(
+        settings.limits, clock.monotonic, queue_limit=tasks.queue_limit, rates=rates, free_slots=scheduler.free_slots
+    )
     storage.on_backlog = admission.backlog
     news = News(storage, hub, attempts)
     starter = Starter(storage, hub, attempts, clock, policy=policy, default_timeout_s=tasks.default_timeout_s)
@@ -145,7 +147,7 @@ async def storage_hints(storage: GrpcStorage) -> None:
 async def _learn_agents(storage: GrpcStorage, catalog: Catalog) -> None:
     while True:
         try:
-            catalog.announce(await storage.list_agents())
+            catalog.learn(await storage.list_agents())
         except MeshError:
             await asyncio.sleep(_RECONNECT_S)
         else:

@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema_rs
 
 from agentmesh.api.task.v1 import task_pb2
-from agentmesh.kit.errors import InvalidRequest, NotFound
+from agentmesh.kit.errors import InvalidRequest, NotFound, Unavailable
 from agentmesh.kit.structs import to_python
 
 _MAX_REMEMBERED = 4096
@@ -14,9 +14,13 @@ _MAX_NAMED = 20
 
 
 class Catalog:
-    """Agents by name. Parameters that were found good are remembered, so that repeats cost nothing."""
+    """Agents by name. Parameters that were found good are remembered, so that repeats cost nothing.
+
+    Until it has learned what storage knows, an agent that it doesn't know may exist all the same.
+    """
 
     def __init__(self) -> None:
+        self._learned = False
         self._agents: dict[str, task_pb2.Agent] = {}
         self._validators: dict[str, Any] = {}
         self._good: set[tuple[str, bytes]] = set()
@@ -31,9 +35,14 @@ class Catalog:
             self._good.clear()
         return changed
 
+    def learn(self, agents: Iterable[task_pb2.Agent]) -> None:
+        """Take in everything that storage knows."""
+        self.announce(agents)
+        self._learned = True
+
     async def is_known(self) -> bool:
-        """Say whether any agent was ever announced: before that, every task would be refused."""
-        return bool(self._agents)
+        """Say whether storage was asked and any agent was ever announced: before that, tasks would be refused."""
+        return self._learned and bool(self._agents)
 
     def list(self, serving: Iterable[str]) -> list[task_pb2.Agent]:
         """Return every agent by name, saying which are served now."""
@@ -44,6 +53,7 @@ class Catalog:
         """Return one agent or raise NotFound."""
         agent = self._agents.get(name)
         if agent is None:
+            self._check_learned()
             raise NotFound("there is no such agent", reason="AGENT_NOT_FOUND")
         return _marked(agent, name in set(serving))
 
@@ -51,6 +61,7 @@ class Catalog:
         """Raise InvalidRequest if the agent is not known or the parameters don't fit its schema."""
         agent = self._agents.get(spec.agent)
         if agent is None:
+            self._check_learned()
             known = ", ".join(sorted(self._agents)[:_MAX_NAMED]) or "none yet: is a runner connected?"
             raise InvalidRequest(
                 "there is no such agent",
@@ -74,6 +85,10 @@ class Catalog:
         if len(self._good) >= _MAX_REMEMBERED:
             self._good.clear()
         self._good.add(key)
+
+    def _check_learned(self) -> None:
+        if not self._learned:
+            raise Unavailable("the router has just started", reason="NOT_READY", retry_after_s=0.2)
 
     def _validator(self, agent: task_pb2.Agent) -> Any:
         validator = self._validators.get(agent.name)
