@@ -185,6 +185,7 @@ def test_parameters_are_held_against_the_agents_schema() -> None:
     agent = task_pb2.Agent(name="echo", parameters_schema=to_struct(schema))
     assert catalog.announce([agent]) == [agent]
     assert catalog.announce([agent]) == []
+    catalog.learn([agent])
 
     def check(**parameters: object) -> None:
         catalog.check(task_pb2.TaskSpec(agent="echo", parameters=to_struct(parameters)))
@@ -214,7 +215,7 @@ def test_what_fitted_an_agent_is_checked_again_when_its_schema_changes() -> None
 
 def test_agents_that_nobody_serves_now_are_still_known() -> None:
     catalog = Catalog()
-    catalog.announce([task_pb2.Agent(name=name) for name in ("b", "a")])
+    catalog.learn([task_pb2.Agent(name=name) for name in ("b", "a")])
     assert [(agent.name, agent.serving) for agent in catalog.list(["b"])] == [("a", False), ("b", True)]
     assert catalog.get("b", ["b"]).serving
     with pytest.raises(NotFound):
