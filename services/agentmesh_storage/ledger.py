@@ -145,6 +145,7 @@ class Ledger:
         if task.start_ms is None:
             task.start_ms = self.now_ms
             task.deadline_ms = self.now_ms + task.timeout_ms if task.timeout_ms else None
+        self.credit(task.id, claim.router)  # which gets the events with its claim
         text = events.attempt_started(task, task.kept_sequence, self.now_ms)
         return self.say(task, task.attempt, 2, text)
 

@@ -269,6 +269,14 @@ async def test_news_are_credited_to_a_router_only_if_all_of_them_are_its_own(dri
     assert origins == {mine: "router-1", both: ""}
 
 
+async def test_a_claim_is_news_for_every_router_but_the_one_that_claims(driver: Driver) -> None:
+    await driver.runner()
+    task_id = await driver.create()
+    (claimed,), news = await driver.store.claim([d.Offer("echo", "1", RUNNER, 1, "router-1")], driver.now)
+    assert claimed.task.id == task_id
+    assert [(head.task_id, head.origin) for head in news.heads] == [(task_id, "router-1")]
+
+
 async def test_a_child_that_storage_cancels_is_news_also_for_the_router_that_speaks_for_it(driver: Driver) -> None:
     parent = await driver.started()
     child = await driver.spawn(parent, claim=RUNNER)
