@@ -63,12 +63,10 @@ class Entry:
         """Hear that it goes to its commit; `waits` if no slot was kept for it."""
         self._waits = waits
         self._tenant.undecided += waits
-        self._admission._waiting += waits
 
     def committed(self, *, waits: bool) -> None:
         """Hear that the task is durable, and whether it waits for a slot."""
         self._tenant.since += waits
-        self._admission._waiting += waits
         self._admission._committed(self._since, waits=waits)
         self._admission._leave(self._tenant, waited=self._waits)
 
@@ -78,7 +76,9 @@ class Entry:
 
 
 class Admission:
-    """Admits or refuses. `now` tells monotonic seconds, `chance` a number from 0 to 1."""
+    """Admits or refuses. `now` tells monotonic seconds, `chance` a number from 0 to 1.
+
+    `free_slots` tells how many new tasks of an agent would start at once."""
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Admission:
         now: Callable[[], float],
         *,
         queue_limit: int,
+        free_slots: Callable[[str], int],
         rates: RateLimits | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -94,11 +95,11 @@ class Admission:
         self._now = now
         self._queue_limit = queue_limit
         self._rates = rates
+        self._free_slots = free_slots
         self._chance = chance
         self._tenants: dict[str, _Tenant] = {}
         self._turns = Turns()
         self._committing = 0
-        self._waiting = 0
         self._committed_at = float("-inf")
         self._reported_at = now()  # what comes before the first word from storage is counted here
         self._answered = 0.0  # admitted and refused, both fading with the seconds: how much too much comes
@@ -111,7 +112,7 @@ class Admission:
 
     # -- deciding -----------------------------------------------------------------------------------------
 
-    def check(self, name: str) -> "asyncio.Future[None] | None":
+    def check(self, name: str, agent: str) -> "asyncio.Future[None] | None":
         """Raise ResourceExhausted with a hint of when to come back, or let a tenant's submit through.
 
         The future is there if the tenant's rate has to be looked up first; it raises the same.
@@ -120,7 +121,7 @@ class Admission:
         tenant = self._tenant(name, now)
         self._fade(now)
         self._answered += 1
-        self._check_congestion(tenant, now)
+        self._check_congestion(tenant, agent, now)
         self._check_waiting(tenant)
         if self._rates is None:
             return None
@@ -160,11 +161,9 @@ class Admission:
         self._reported_at = now
         for name, count in waiting.items():
             self._tenant(name, now if count else 0.0).reported = count
-        self._waiting = 0
         for name, tenant in list(self._tenants.items()):
             tenant.since = 0
             tenant.reported = waiting.get(name, 0)
-            self._waiting += tenant.waiting
             if not tenant.reported and not tenant.committing and tenant.last_seen + _ACTIVE_S < now:
                 del self._tenants[name]
 
@@ -174,7 +173,6 @@ class Admission:
         tenant = self._tenants.get(name)
         if tenant is not None:
             tenant.since -= 1
-            self._waiting -= 1
 
     def lagged(self, lag_s: float) -> None:
         """Hear how late the event loop was."""
@@ -182,12 +180,12 @@ class Admission:
 
     # -- inside -------------------------------------------------------------------------------------------
 
-    def _check_congestion(self, tenant: _Tenant, now: float) -> None:
+    def _check_congestion(self, tenant: _Tenant, agent: str, now: float) -> None:
         congestion = self.congestion
-        congestion.turn(self._committing, self._waiting)
-        if congestion.has_room(self._committing, self._waiting):
+        congestion.turn(self._committing)
+        if congestion.has_room(self._committing, lambda: self._free_slots(agent) - self._turns.waiting):
             return
-        if tenant.committing + tenant.waiting < self._share(tenant):
+        if tenant.committing < self._share(tenant):
             return
         self._turned_away += 1
         congestion.refused()
@@ -212,8 +210,9 @@ class Admission:
             oldest = now - _ACTIVE_S
             self._weights = sum(t.weight for t in self._tenants.values() if t.committing or t.last_seen > oldest)
             self._weigh_again_at = now + _SHARED_S
-        on_the_way = min(self.congestion.limit, self._committing + self._waiting)
-        return max(1.0, on_the_way * tenant.weight / max(self._weights, tenant.weight))
+        if self._weights <= tenant.weight:
+            return 0.0  # there is nobody to share with
+        return max(1.0, min(self.congestion.limit, self._committing) * tenant.weight / self._weights)
 
     def _knows_backlog(self) -> bool:
         """Whether the count of waiting tasks holds: without storage's word it would only ever grow."""
@@ -248,7 +247,6 @@ class Admission:
 
     def _leave(self, tenant: _Tenant, *, waited: bool) -> None:
         tenant.undecided -= waited
-        self._waiting -= waited
         tenant.committing -= 1
         self._committing -= 1
         self._turns.leave()

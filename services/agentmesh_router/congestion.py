@@ -40,17 +40,17 @@ class Congestion:
         self.limit: float = MOST
         """How many submits may be on their way."""
 
-    def has_room(self, committing: int, waiting: int) -> bool:
+    def has_room(self, committing: int, free_slots: Callable[[], int]) -> bool:
         """Say whether one more may be on its way.
 
-        What waits for a slot is taken for too much as well if tasks start by the hundred, for then the mesh is what is
-        slow. If few do, slots are what is short, and waiting for one is no overload.
+        A task that would wait for a slot is taken for too much as well if tasks start by the hundred, for then the mesh
+        is what is slow. If few do, slots are what is short, and waiting for one is no overload.
         """
         if committing >= self.limit:
             return False
-        return not self.overloaded or self._start_rate * self._target_s < LEAST or waiting <= 0
+        return not self.overloaded or self._start_rate * self._target_s < LEAST or free_slots() > 0
 
-    def turn(self, committing: int, waiting: int) -> None:
+    def turn(self, committing: int) -> None:
         """End the window if its time is over."""
         now = self._now()
         elapsed = now - self._window_start
@@ -68,12 +68,7 @@ class Congestion:
                 self._last_refusal_s = now
         elif now - self._last_refusal_s > _CALM_S:
             self._standing = 0
-        if (
-            self.overloaded
-            and not self._standing
-            and now - self._last_refusal_s > _CALM_S
-            and self.has_room(committing, waiting)
-        ):
+        if self.overloaded and not self._standing and now - self._last_refusal_s > _CALM_S:
             self.overloaded = False
         self.limit = max(LEAST, max(self._rates) * self._target_s / 2) if self.overloaded else MOST
         self._delays.clear()

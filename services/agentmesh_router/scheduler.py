@@ -38,6 +38,10 @@ class Scheduler:
         """Return the names of agents that a connected runner serves."""
         return {agent for link in self._links.values() for agent in link.agents}
 
+    def free_slots(self, agent: str) -> int:
+        """Return how many new tasks of an agent would start at once; none do while others wait for it."""
+        return 0 if agent in self._backlog else sum(link.free_for(agent) for link in self._serving(agent))
+
     def add(self, link: RunnerLink) -> None:
         """Take a runner in."""
         self._links[link.incarnation] = link

@@ -118,7 +118,7 @@ class TaskEngine:
         ResourceExhausted if the tenant has to come back later, InvalidRequest with every field that is wrong.
         """
         self.check_open()
-        gate = self._admission.check(tenant)
+        gate = self._admission.check(tenant, spec.agent)
         self._validate(spec, request_id)
         mutation = pb.Mutation(tenant=tenant)
         create = mutation.create

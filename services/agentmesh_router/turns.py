@@ -29,6 +29,11 @@ class Turns:
         self._turn = 0.0
         self._starting = False
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return sum(len(line.waiting) for line in self._lines.values())
+
     def enter(self, tenant: str, weight: int, start: Callable[[], None]) -> None:
         """Start at once if there is room and nobody waits, else when it is the tenant's turn."""
         if self._free > 0 and not self._lines:

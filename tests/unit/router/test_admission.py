@@ -24,6 +24,7 @@ class World:
         self.now = 100.0
         self.rate = rate
         self.slots = slots
+        self.starts = slots  # else what is committed waits for ever
         self.broken = False
         self.delays: list[tuple[float, str, float]] = []  # when submitted, by whom, how long it took
         self.refusals: list[tuple[float, str, ResourceExhausted]] = []
@@ -32,11 +33,17 @@ class World:
         self._count = 0
         chance = random.Random(7)
         limits = Limits(tenants=tenants, target_delay_s=TARGET_S)
-        self.admission = Admission(limits, lambda: self.now, queue_limit=queue_limit, chance=chance.random)
+        self.admission = Admission(
+            limits,
+            lambda: self.now,
+            queue_limit=queue_limit,
+            free_slots=lambda agent: 1000 * self.slots,
+            chance=chance.random,
+        )
 
     def submit(self, tenant: str = "acme") -> ResourceExhausted | None:
         try:
-            self.admission.check(tenant)
+            self.admission.check(tenant, "echo")
         except ResourceExhausted as error:
             self.refusals.append((self.now, tenant, error))
             return error
@@ -73,6 +80,8 @@ class World:
                 return
             self.delays.append((since, tenant, self.now - since))
             entry.committed(waits=not self.slots)
+            if self.starts and not self.slots:
+                self.admission.claimed(tenant)
 
         self.at(self._free_at, done)
 
@@ -223,6 +232,24 @@ def test_without_word_from_storage_nobody_is_refused_for_what_waits() -> None:
     world.admission.backlog({"acme": 30})
     world.now += 60
     assert world.submit() is None
+
+
+def test_under_overload_a_task_that_would_wait_is_refused_if_tasks_start_fast_for_then_the_mesh_is_slow() -> None:
+    world = World(1000, slots=False)
+    world.starts = True
+    world.load("acme", 3000, 3)
+    world.run()
+    assert isinstance(world.submit(), ResourceExhausted)  # nothing is on its way
+    world.slots = True
+    assert world.submit() is None
+
+
+def test_under_overload_a_task_that_would_wait_is_admitted_if_few_tasks_start_for_then_slots_are_short() -> None:
+    world = World(1000, slots=False)
+    world.load("acme", 3000, 10)
+    world.run()
+    assert world.refusals
+    assert len(world.delays_of("acme", after=4)) >= 0.9 * 6 * 1000
 
 
 def test_a_backlog_of_long_tasks_is_no_overload() -> None:
