@@ -13,6 +13,7 @@ from agentmesh_runner.adapters.proxies import Proxies
 from agentmesh_runner.grpc_api import RunnerApi
 from agentmesh_runner.hosts import HostPool
 from agentmesh_runner.registry import Registry
+from agentmesh_runner.retrying import RetryBudget, RetryingModels
 from agentmesh_runner.service import RunnerService
 
 _GRACE_S = 1.0  # routers' streams never end by themselves
@@ -28,12 +29,13 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         stack.push_async_callback(channel.close)
     models = GrpcModels(Proxies(settings.services.llm.addresses, ca=ca), token)
     stack.push_async_callback(models.aclose)
+    asking = RetryingModels(models, RetryBudget(own.llm_retries_per_call))
     hosts = HostPool(own.hosts, own.agents)
     stack.callback(hosts.close)
     service = RunnerService(
         f"{own.name}:{settings.services.runner.port}",
         Registry.load(own.agents),
-        models,
+        asking,
         GrpcArtifacts(channels, token),
         hosts,
         slots=own.slots,

@@ -1,4 +1,4 @@
-"""R5 to R7 and R14: cancels and deadlines reach everything, a cut answer is no answer, no call is paid twice."""
+"""R5 to R8 and R14: cancels and deadlines reach everything, a cut answer is no answer, no call is paid twice."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from tests.support.reading import Log, echo, read_through, until_seen
 from tests.support.settling import tasks_at
 
 COMPLETED, FAILED, CANCELED = 3, 4, 5
-SLOW, STALLED = "slow:40", "stall:2"
+SLOW, STALLED, DOWN = "slow:40", "stall:2", "status:503"
 # Cuts before the first byte, inside the first event, inside the text, and before the marker.
 CUTS = ("cut:0", "cut:40", "reset:300", "cut:700", "no-done")
 PORT = free_ports()
@@ -30,7 +30,7 @@ PORT = free_ports()
 @pytest.fixture(scope="module")
 def fleet(start: Start) -> Fleet:
     """Two llm-proxies, whose only provider is the one that each test opens."""
-    models = ["ok", SLOW, STALLED, *CUTS]
+    models = ["ok", SLOW, STALLED, DOWN, *CUTS]
     provider = {"name": "fake", "base_url": f"http://127.0.0.1:{PORT}/v1", "api_key": "secret", "models": models}
     settings = {
         "AGENTMESH_LLM__PROVIDERS": json.dumps([provider]),
@@ -161,6 +161,19 @@ async def test_r7_an_answer_that_was_cut_fails_the_task_and_is_asked_for_again(
             assert not any(event.name == "step_completed" for event in result.events)
             assert len(provider.hits) > before  # it was not kept from the last time
     assert len(sse_bytes(provider.hits[0].body)) > 700
+
+
+# -- R8 -------------------------------------------------------------------------------------------------------
+
+
+async def test_r8_an_outage_of_the_provider_is_not_made_worse_by_retries(fleet: Fleet, provider: FakeProvider) -> None:
+    parameters = {"llm_calls": 1, "model": DOWN}
+    once = task_pb2.RetryPolicy(max_attempts=1)
+    async with AsyncClient(fleet.router) as client, client.lane() as lane:
+        work = (lane.run("echo", "x", parameters=parameters, retry=once) for _ in range(100))
+        results = await asyncio.gather(*work)
+    assert {result.state_name for result in results} == {"FAILED"}
+    assert 100 <= len(provider.hits) <= 120
 
 
 # -- R14 ------------------------------------------------------------------------------------------------------

@@ -78,10 +78,10 @@ FAULTS = (
     ),
     Planted(
         "R5",
-        "a cancel ends the attempt and leaves its model calls running",
-        "services/agentmesh_runner/running.py",
-        "    async def stop_calls(self) -> None:\n",
-        "    async def stop_calls(self) -> None:\n        return\n\n    async def _stop_calls(self) -> None:\n",
+        "a router does not stop what was canceled over another one",
+        "services/agentmesh_router/news.py",
+        "            elif head.cancel_requested:\n",
+        "            elif False:\n",
         (_STEERING, "-k", "r5_a_cancel_over and sqlite"),
     ),
     Planted(
@@ -101,12 +101,19 @@ FAULTS = (
         (_STEERING, "-k", "r7 and sqlite and no-done"),
     ),
     Planted(
-        "R11",
-        "what PostgreSQL's end raises reaches the caller as a bug of ours",
-        "services/agentmesh_storage/adapters/postgres/pool.py",
-        "    exceptions.PostgresConnectionError,\n    exceptions.InterfaceError,\n"
-        "    exceptions.OperatorInterventionError,\n",
+        "R8",
+        "everybody asks a provider that is down three times",
+        "services/agentmesh_runner/retrying.py",
+        "        if self._left < 1:\n            return False\n",
         "",
+        (_STEERING, "-k", "r8 and sqlite"),
+    ),
+    Planted(
+        "R11",
+        "a database that is gone reaches the caller as a bug of ours",
+        "services/agentmesh_storage/adapters/postgres/pool.py",
+        '    return Unavailable("the database can\'t be reached", reason="DATABASE_UNAVAILABLE", retry_after_s=1)\n',
+        '    return MeshError("the database can\'t be reached")  # type: ignore[return-value]\n',
         (_OUTAGES, "-k", "r11_without_postgresql and killed"),
     ),
     Planted(

@@ -253,6 +253,8 @@ class Runner(Section):
     """Host processes at most; by default one for each CPU."""
     agents: Paths = ()
     """Files and folders with agents, beside the installed ones."""
+    llm_retries_per_call: Annotated[float, Field(ge=0, le=2)] = 0.1
+    """Retries that this runner affords for each model call, on average over all; one call is tried 3 times at most."""
     lease_ttl_s: Seconds = 15
     """Without renewal for so long, a runner stops its agents; by default `tasks.lease_ttl_s`, never more."""
     heartbeat_s: Seconds = 5

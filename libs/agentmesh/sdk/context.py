@@ -32,9 +32,7 @@ from agentmesh.sdk.tools import Tool, tool
 
 Event = events_pb2.TaskEvent
 
-_LLM_TRIES = 3
 _MAX_NAME = 255
-_LLM_RETRY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,31 +315,20 @@ class TaskContext:
         self._mesh.waiting([task_id for task_id, count in self._awaited.items() if count] if idle else None)
 
     async def _generate(self, request: llm_pb.GenerateRequest, stream: bool) -> llm_pb.GenerateResponse:
-        for attempt in range(1, _LLM_TRIES + 1):
-            builder = AnswerBuilder()
-            said = False
-            try:
-                async with aclosing(self._mesh.generate(request)) as answer:
-                    async for delta in answer:
-                        builder.add(delta)
-                        kind = delta.WhichOneof("kind")
-                        if stream and kind == "text" and delta.text:
-                            said = True
-                            text = events_pb2.TextDelta(text=delta.text)
-                            await self._steps.say(Event(text_delta=text))
-                        elif stream and kind == "reasoning" and delta.reasoning:
-                            said = True
-                            reasoning = events_pb2.ReasoningDelta(text=delta.reasoning)
-                            await self._steps.say(Event(reasoning_delta=reasoning))
-                if not builder.finished:
-                    raise Unavailable("the model's answer was cut", reason="STREAM_INTERRUPTED")
-                return builder.build()
-            except Unavailable:
-                # What was said can't be unsaid within an attempt; a new one supersedes it.
-                if said or attempt == _LLM_TRIES:
-                    raise
-                await asyncio.sleep(_LLM_RETRY_S * attempt)
-        raise AssertionError("unreachable")
+        # Asking again is the runner's business, which has one budget for all: see its retrying.py.
+        builder = AnswerBuilder()
+        async with aclosing(self._mesh.generate(request)) as answer:
+            async for delta in answer:
+                builder.add(delta)
+                kind = delta.WhichOneof("kind")
+                if stream and kind == "text" and delta.text:
+                    await self._steps.say(Event(text_delta=events_pb2.TextDelta(text=delta.text)))
+                elif stream and kind == "reasoning" and delta.reasoning:
+                    reasoning = events_pb2.ReasoningDelta(text=delta.reasoning)
+                    await self._steps.say(Event(reasoning_delta=reasoning))
+        if not builder.finished:
+            raise Unavailable("the model's answer was cut", reason="STREAM_INTERRUPTED")
+        return builder.build()
 
 
 def _as_tool(function: Callable[..., Any]) -> Tool:
