@@ -60,6 +60,11 @@ class Subscription:
         """Whether the reader was given the terminal event."""
         return 0 < self.terminal_at <= self.cursor
 
+    @property
+    def is_dry(self) -> bool:
+        """Whether there is nothing to take before storage is looked at."""
+        return self.behind and not self._buffer
+
     def offer(self, attempt: int, first: int, count: int, events: bytes) -> None:
         """Take a chunk that was just committed, if it is the next one and there is room."""
         self.latest = max(self.latest, first + count - 1)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
+from itertools import islice
 from types import TracebackType
 
 from agentmesh.api.task.v1 import task_service_pb2 as pb
@@ -18,6 +19,7 @@ log = telemetry.logger(__name__)
 MAX_UNFINISHED = 1000
 _MAX_ANSWERS = 1000
 _MAX_MESSAGE_BYTES = 1024 * 1024
+_MAX_READS = 16
 _RETRY_READ_S = 0.2
 
 Response = pb.RunTasksResponse
@@ -76,9 +78,9 @@ class RunTasksStream:
         size = sum(map(len, self._answers))
         while self._dirty and size < _MAX_MESSAGE_BYTES:
             subscription, _ = self._dirty.popitem()
+            if subscription.is_dry:
+                await self._catch_up_with_others(subscription)
             data = subscription.take()
-            if not data and subscription.behind:
-                data = await self._catch_up(subscription)
             size += len(data)
             parts.append(data)
             if subscription.done:
@@ -92,7 +94,17 @@ class RunTasksStream:
         answers, self._answers = self._answers, []
         return b"".join(answers + parts)
 
-    async def _catch_up(self, subscription: Subscription) -> bytes:
+    async def _catch_up_with_others(self, subscription: Subscription) -> None:
+        """Read the logs of several at once: one after the other, a burst of news would hold up all other answers."""
+        others = list(islice((other for other in self._dirty if other.is_dry), _MAX_READS - 1))
+        for other in others:
+            del self._dirty[other]
+        await asyncio.gather(*map(self._catch_up, (subscription, *others)))
+        for other in others:
+            if not other.is_dry:  # what could not be read is woken later
+                self._wake(other)
+
+    async def _catch_up(self, subscription: Subscription) -> None:
         try:
             await subscription.catch_up(self._engine.storage.read_log)
         except NotFound as error:
@@ -101,7 +113,6 @@ class RunTasksStream:
         except MeshError as error:
             log.info("log_not_read", task_id=subscription.task_id, reason=error.reason)
             asyncio.get_running_loop().call_later(_RETRY_READ_S, self._wake, subscription)
-        return subscription.take()
 
     def _wake(self, subscription: Subscription) -> None:
         if subscription in self._live:
