@@ -32,10 +32,10 @@ class AsyncClient(ScheduleCalls):
     failure. Without it, $AGENTMESH_ADDRESS or 127.0.0.1:50051. `token` is an API key; without it,
     $AGENTMESH_TOKEN. With `ca` (a PEM file) calls go over TLS.
 
-    Calls that are safe to repeat are repeated, with jittered waits, while the mesh can't be reached: for at most
-    `retry_for_s` seconds without progress, or `first_contact_s` as long as it has never answered. Then, and for
-    anything else that is wrong, they raise a MeshError of `agentmesh.kit.errors`. `timeout_s` bounds a single
-    unary call.
+    Calls that are safe to repeat are repeated, with jittered waits, while the mesh can't be reached or asks for
+    patience (OVERLOADED, RATE_LIMITED): for at most `retry_for_s` seconds without progress, or `first_contact_s` as
+    long as it has never answered. Then, and for anything else that is wrong, they raise a MeshError of
+    `agentmesh.kit.errors`. `timeout_s` bounds a single unary call.
     """
 
     def __init__(
