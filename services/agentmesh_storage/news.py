@@ -6,6 +6,7 @@ many commits share a message, and nothing is sent while no other process is ther
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
@@ -54,6 +55,7 @@ class Bulletin:
         self._heads: dict[str, Head] = {}
         self._agents: set[str] = set()
         self._wake = asyncio.Event()
+        self._met = asyncio.Event()
 
     @property
     def has_peers(self) -> bool:
@@ -95,7 +97,10 @@ class Bulletin:
     async def _greet(self) -> None:
         while True:
             await self._publish([f"h {self._me}"])
-            await asyncio.sleep(_HELLO_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HELLO_S):
+                    await self._met.wait()
+            self._met.clear()
             now = self._clock.monotonic()
             self._peers = {peer: seen for peer, seen in self._peers.items() if now - seen < _PEER_GONE_S}
 
@@ -128,6 +133,7 @@ class Bulletin:
             return
         if sender not in self._peers:
             self._hear(None)  # what it committed before it knew of us
+            self._met.set()  # until it knows of us, it tells us nothing
         self._peers[sender] = self._clock.monotonic()
         if kind == "n":
             self._hear(_news_in(body))
