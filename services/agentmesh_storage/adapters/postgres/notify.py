@@ -41,9 +41,11 @@ class PostgresWire:
             while True:
                 try:
                     async with asyncio.timeout(_PING_S):
-                        yield await heard.get()
+                        text = await heard.get()
                 except TimeoutError:
                     await connection.fetchval("SELECT 1")  # a peer that is frozen or gone says nothing by itself
+                else:
+                    yield text
         except GONE as error:
             raise gone() from error
         finally:
