@@ -76,7 +76,7 @@ class Pool:
                 "storage has no database connection to spare", reason="DATABASE_POOL_EXHAUSTED", retry_after_s=1
             ) from error
         except (*GONE, *_REFUSED) as error:
-            raise gone() from error
+            raise _lost() from error
         try:
             yield connection
         except (*GONE, asyncio.CancelledError):
@@ -97,7 +97,7 @@ class Pool:
         except MeshError:
             raise
         except GONE as error:
-            raise gone() from error
+            raise _lost() from error
 
     async def fetch(self, sql: str, *parameters: object) -> list[Any]:
         """Run one statement and return its rows; raise Unavailable if the database is gone."""
@@ -106,7 +106,7 @@ class Pool:
                 rows: list[Any] = await connection.fetch(sql, *parameters)
                 return rows
         except GONE as error:
-            raise gone() from error
+            raise _lost() from error
 
     async def aclose(self) -> None:
         """Close every connection, those in use too after a while."""
@@ -161,6 +161,12 @@ async def connect(url: str) -> Connection:
 def gone() -> Unavailable:
     """Say that the database is gone."""
     return Unavailable("the database can't be reached", reason="DATABASE_UNAVAILABLE", retry_after_s=1)
+
+
+def _lost() -> BaseException:
+    """Return what a lost connection means: that the database is gone, or a cancel that asyncpg made one of."""
+    task = asyncio.current_task()
+    return asyncio.CancelledError() if task is not None and task.cancelling() else gone()
 
 
 async def _connect(settings: Database) -> "asyncpg.Pool[Any]":
