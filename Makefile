@@ -50,6 +50,7 @@ planted: install ## break each promise on purpose, and see its test fail
 
 promises: install ## time what is promised in seconds
 	$(BIN)/python -m tests.promises $(ARGS)
+	$(BIN)/python -m tests.promises.overload
 
 proto: install ## write the generated code anew
 	sh protos/generate.sh $(BIN)
