@@ -59,8 +59,9 @@ async def _overload(address: str) -> list[Row]:
             load.forget()
             await load.keep(in_flight, _LOAD_S)
             if (rate := len(load.completed) / _LOAD_S) > peak:
-                peak, peak_accepted, peak_ended = rate, load.accepted, load.completed
+                peak, peak_accepted, peak_ended = rate, list(load.accepted), list(load.completed)
         await load.finish(60)
+        load.forget()
         await load.offer(3 * peak, _SETTLE_S)  # how it gets there is not what is promised
         load.forget()
         before = load.unanswered

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+from google.rpc import status_pb2
 
 from agentmesh.api.task.v1 import task_pb2
 from agentmesh.api.task.v1 import task_service_pb2 as pb
@@ -24,8 +25,13 @@ _MAX_BATCH = 32
 class Refusal:
     """A submit that was refused, and how many seconds after it was sent."""
 
-    error: MeshError
+    status: status_pb2.Status
     after_s: float
+
+    @property
+    def error(self) -> MeshError:
+        """Return what it was refused with; read only when asked for, because load must cost little itself."""
+        return from_status(self.status)
 
 
 class OpenLoad:
@@ -47,6 +53,7 @@ class OpenLoad:
         self._sent: dict[str, float] = {}
         self._request_of: dict[str, str] = {}
         self._settled = asyncio.Event()
+        self._name = new_id()
 
     async def __aenter__(self) -> Self:
         self._calls = [pb_grpc.TaskServiceStub(c).RunTasks(metadata=self._metadata) for c in self._channels]
@@ -70,6 +77,7 @@ class OpenLoad:
 
     def forget(self) -> None:
         """Begin a new account."""
+        self._name = new_id()
         self.offered = 0
         self.accepted, self.completed, self.refused = [], [], []
 
@@ -108,7 +116,11 @@ class OpenLoad:
 
     async def _send(self, count: int, stream: int) -> None:
         now = time.perf_counter()
-        submits = [pb.RunTasksRequest.Submit(request_id=new_id(), spec=self._spec) for _ in range(count)]
+        first = self.offered
+        submits = [
+            pb.RunTasksRequest.Submit(request_id=f"{self._name}-{first + number}", spec=self._spec)
+            for number in range(count)
+        ]
         self._sent.update((submit.request_id, now) for submit in submits)
         self.offered += count
         async with self._locks[stream]:
@@ -124,5 +136,5 @@ class OpenLoad:
                 if chunk.events[-1].state_changed.state in TERMINAL:
                     self.completed.append(now - self._sent.pop(self._request_of.pop(chunk.task_id)))
             for refused in response.refused:
-                self.refused.append(Refusal(from_status(refused.error), now - self._sent.pop(refused.request_id)))
+                self.refused.append(Refusal(refused.error, now - self._sent.pop(refused.request_id)))
             self._settled.set()
