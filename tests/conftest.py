@@ -16,9 +16,11 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def database_url(postgres: Postgres) -> str:
-    """A new database on the shared server."""
-    return postgres.new_database()
+def database_url(postgres: Postgres) -> Iterator[str]:
+    """A new database on the shared server, gone after the test."""
+    url = postgres.new_database()
+    yield url
+    postgres.drop(url)
 
 
 @pytest.fixture(scope="session")

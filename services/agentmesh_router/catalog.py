@@ -87,8 +87,8 @@ class Catalog:
         self._good.add(key)
 
     def _check_learned(self) -> None:
-        if not self._learned:
-            raise Unavailable("the router has just started", reason="NOT_READY", retry_after_s=0.2)
+        if not self._learned or not self._agents:
+            raise Unavailable("no agent is known yet: is a runner connected?", reason="NOT_READY", retry_after_s=0.2)
 
     def _validator(self, agent: task_pb2.Agent) -> Any:
         validator = self._validators.get(agent.name)

@@ -5,6 +5,7 @@ import time
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
+from agentmesh.api.task.v1 import task_pb2
 from agentmesh.kit import telemetry
 from agentmesh.kit.clock import duration, to_ms
 from agentmesh.kit.errors import MeshError, NotFound, StaleAttempt
@@ -50,6 +51,7 @@ class Runners:
         self._catalog = catalog
         self._engine = engine
         self._starter = starter
+        self._unsaved: dict[str, task_pb2.Agent] = {}
         self._news = news
         self._policy = policy
         self._lease_ttl_s = lease_ttl_s
@@ -122,9 +124,14 @@ class Runners:
         self._scheduler.ready(link.agents)
 
     async def _announce(self, hello: runner_pb.RunnerHello) -> None:
-        changed = self._catalog.announce(hello.agents)
-        if changed:
-            await self._storage.commit(pb.Mutation(announce=pb.AnnounceAgents(agents=changed)))
+        self._unsaved.update((agent.name, agent) for agent in self._catalog.announce(hello.agents))
+        unsaved = list(self._unsaved.values())
+        if unsaved:
+            # Until it is committed it stays to be said: a router that starts knows only what storage does.
+            await self._storage.commit(pb.Mutation(announce=pb.AnnounceAgents(agents=unsaved)))
+            for agent in unsaved:
+                if self._unsaved.get(agent.name) is agent:
+                    del self._unsaved[agent.name]
 
     async def _adopt(self, link: RunnerLink, resume: runner_pb.Resume) -> None:
         change = pb.AdoptAttempt(task_id=resume.task_id, attempt=resume.attempt, incarnation=link.incarnation)

@@ -206,7 +206,7 @@ async def test_r14_a_call_in_flight_is_joined_and_a_finished_one_not_asked_again
 async def test_r14_each_llm_proxy_that_is_killed_costs_the_call_in_flight(fleet: Fleet, provider: FakeProvider) -> None:
     log = await kill_in_the_second_call(fleet, provider, "llm")
     assert len(provider.hits) <= 3 + len(fleet.names_of("llm"))
-    assert log.attempts[-1] <= 2
+    assert log.attempts[-1] <= 3
 
 
 async def test_r14_a_step_is_in_the_log_once_however_often_its_runner_dies(

@@ -15,7 +15,7 @@ from tests.support.ports import free_ports
 
 _USER, _PASSWORD = "mesh", "mesh-password"
 _VERSION = "pginstall18"
-_START_S = 30.0
+_START_S = 50.0
 
 
 class Postgres:
@@ -37,6 +37,8 @@ class Postgres:
             "shared_buffers": "64MB",
             "fsync": "on",
             "synchronous_commit": "on",
+            # After a crash every file is synced: one call for all of them, instead of one for each of many databases.
+            "recovery_init_sync_method": "syncfs",
             "log_line_prefix": "%m [%p] ",
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
@@ -70,6 +72,10 @@ class Postgres:
         name = f"test_{self._databases}"
         self.sql(f"CREATE DATABASE {name}")
         return self.url(name, address=address)
+
+    def drop(self, url: str) -> None:
+        """Remove a database, whoever is connected to it."""
+        self.sql(f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)")
 
     def sql(self, statement: str, *, url: str = "") -> str:
         """Run a statement; return the rows as lines, their columns parted by `|`. Raises CalledProcessError."""
@@ -135,6 +141,8 @@ class Postgres:
         for part in (Path(package.name) / _VERSION, Path(f"{package.name}.libs")):
             if (package.parent / part).exists():
                 shutil.copytree(package.parent / part, copy / part, ignore=shutil.ignore_patterns("include"))
+        for folder in (copy, copy / package.name):
+            folder.chmod(0o755)  # whatever the umask is
         return copy / package.name / _VERSION / "bin"
 
     def _make_cluster(self) -> None:

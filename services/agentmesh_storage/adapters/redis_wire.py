@@ -18,19 +18,14 @@ class RedisWire:
     """Publishes and listens on one channel. Redis keeps nothing: what nobody hears is gone."""
 
     def __init__(self, url: str) -> None:
+        self._publisher = _client(url, Retry(NoBackoff(), 1))  # the pooled connection may have died of old age
         # Without retries: a subscription that is made again silently would hide that news were lost.
-        self._client = aioredis.Redis.from_url(
-            url,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            health_check_interval=5,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._subscriber = _client(url, Retry(NoBackoff(), 0))
 
     async def publish(self, texts: Sequence[str]) -> None:
         """See Wire."""
         try:
-            async with self._client.pipeline(transaction=False) as pipeline:
+            async with self._publisher.pipeline(transaction=False) as pipeline:
                 for text in texts:
                     pipeline.publish(_CHANNEL, text)
                 await pipeline.execute()
@@ -40,7 +35,7 @@ class RedisWire:
     async def listen(self) -> AsyncGenerator[str, None]:
         """See Wire."""
         try:
-            async with self._client.pubsub(ignore_subscribe_messages=True) as subscription:
+            async with self._subscriber.pubsub(ignore_subscribe_messages=True) as subscription:
                 await subscription.subscribe(_CHANNEL)
                 yield ""
                 while True:
@@ -54,7 +49,18 @@ class RedisWire:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._publisher.aclose()
+        await self._subscriber.aclose()
+
+
+def _client(url: str, retry: Retry) -> "aioredis.Redis":
+    return aioredis.Redis.from_url(
+        url,
+        socket_timeout=_TIMEOUT_S,
+        socket_connect_timeout=_TIMEOUT_S,
+        health_check_interval=5,
+        retry=retry,
+    )
 
 
 def _gone() -> Unavailable:
