@@ -38,6 +38,7 @@ class _Exchange:
         self._metadata = metadata
         self._on_other = on_other
         self._call: Any = None
+        self._begun: Any = None  # the call that a request was written to
         self._reader: asyncio.Task[None] | None = None
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
@@ -57,7 +58,7 @@ class _Exchange:
             async with asyncio.timeout(timeout_s):
                 try:
                     async with self._writing:
-                        await self._call.write(request)
+                        await self._write(request, future)
                 except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError) as error:
                     raise unreachable() from error
                 return await future
@@ -69,6 +70,24 @@ class _Exchange:
             raise
         finally:
             self._pending.pop(number, None)
+
+    async def _write(self, request: Any, answer: "asyncio.Future[Any]") -> None:
+        """Write a request, or give up when the stream has broken meanwhile."""
+        call = self._call
+        if call is self._begun:
+            await call.write(request)
+            return
+        # The first write waits until the call has begun: in grpc.aio for ever, if it was cancelled before.
+        writing = asyncio.ensure_future(call.write(request))
+        try:
+            await asyncio.wait({writing, answer}, return_when=asyncio.FIRST_COMPLETED)
+            if writing.cancelled():
+                raise unreachable()
+            if writing.done():
+                writing.result()
+                self._begun = call
+        finally:
+            writing.cancel()
 
     def open(self) -> None:
         """Connect if there is no stream."""
