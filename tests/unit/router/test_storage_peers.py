@@ -78,13 +78,20 @@ async def test_whoever_stops_listening_is_canceled_as_always() -> None:
 
 
 async def test_a_commit_to_a_peer_that_never_speaks_ends_with_the_move_to_the_next() -> None:
-    silent = await asyncio.start_server(lambda reader, writer: reader.read(), "127.0.0.1", 0)
+    connected = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     address = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
     peers = StoragePeers([address, address], "router~1", ca=None)
     storage = GrpcStorage(peers, "token", "router~1", lambda agents: None)
     try:
         committing = storage.commit_soon(pb.Mutation())
-        await asyncio.sleep(0.05)  # the call is under way, and has not begun
+        await connected.wait()  # the call is under way, and does not begin
         peers.failed(peers.tasks, unreachable())
         with pytest.raises(Unavailable):
             await asyncio.wait_for(committing, 2)
