@@ -92,12 +92,15 @@ class Daemon:
 
     def freeze(self) -> None:
         """Stop it and its children in the middle of what they do; returns when they stand still."""
-        family = self.family()
-        for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.suspend()
         end = time.monotonic() + _FREEZE_S
-        while any(map(_moves, family)) and time.monotonic() < end:
+        stopped: set[psutil.Process] = set()
+        # Whoever still moves may start another one, until it stands still too.
+        while (moving := [one for one in self.family() if _moves(one)]) and time.monotonic() < end:
+            for process in moving:
+                if process not in stopped:
+                    stopped.add(process)
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.suspend()
             time.sleep(_POLL_S / 10)
 
     def thaw(self) -> None:
