@@ -29,7 +29,7 @@ SHAPES = {
 @pytest.fixture(scope="module")
 def fleet(start: Start) -> Fleet:
     """Two routers and two runners; each test heals what it broke."""
-    return start()
+    return start(settings={"AGENTMESH_TASKS__LEASE_TTL_S": "6"})
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,11 @@ Outage = tuple[Callable[[], None], Callable[[], None]]
 @pytest.fixture(scope="module")
 def fleet(start: Start, redis_server: RedisServer) -> Fleet:
     """Two of everything, with Redis; router-1 is behind a proxy."""
-    settings = {"AGENTMESH_CACHE__BACKEND": "redis", "REDIS_URL": redis_server.url()}
+    settings = {
+        "AGENTMESH_TASKS__LEASE_TTL_S": "10",  # longer than a busy machine takes to start a process
+        "AGENTMESH_CACHE__BACKEND": "redis",
+        "REDIS_URL": redis_server.url(),
+    }
     return start(settings=settings, proxied=["router-1"])
 
 

@@ -33,6 +33,7 @@ def fleet(start: Start) -> Fleet:
     models = ["ok", SLOW, STALLED, DOWN, *CUTS]
     provider = {"name": "fake", "base_url": f"http://127.0.0.1:{PORT}/v1", "api_key": "secret", "models": models}
     settings = {
+        "AGENTMESH_TASKS__LEASE_TTL_S": "10",  # longer than a busy machine takes to start a process
         "AGENTMESH_LLM__PROVIDERS": json.dumps([provider]),
         "AGENTMESH_RUNNER__AGENTS": str(Path(agents_for_tests.__file__)),
     }
