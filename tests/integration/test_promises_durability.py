@@ -171,7 +171,7 @@ async def test_r3_a_runner_frozen_past_its_lease_and_thawed_doubles_nothing(flee
 
     log, expected, request_id = await read_while(fleet, shape, 15, freeze_until_taken_over)
     assert log.state == COMPLETED
-    assert log.attempts == [1, 2]
+    assert log.attempts == [1, 2], fleet.logs()
     assert runner_of(log) != frozen[0]
     await judged(fleet, log, expected, request_id)
 
@@ -201,7 +201,7 @@ async def test_r4_any_suffix_reads_the_same_from_any_router_after_a_kill(fleet: 
 
     log, expected, request_id = await read_while(fleet, shape, 20, kill)
     assert log.state == COMPLETED
-    assert log.attempts == [1, 2]
+    assert log.attempts == [1, 2], fleet.logs()
     await judged(fleet, log, expected, request_id)
     whole = [(sequence, content_of(attempt, event)) for sequence, attempt, event in log.entries]
     for address in fleet.routers:
@@ -226,5 +226,5 @@ async def test_r4_killing_what_runs_no_agent_starts_no_second_attempt(fleet: Fle
 
     log, expected, request_id = await read_while(fleet, "messages", 20, kill)
     assert log.state == COMPLETED
-    assert log.attempts == [1]
+    assert log.attempts == [1], fleet.logs()
     await judged(fleet, log, expected, request_id)

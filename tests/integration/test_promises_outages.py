@@ -148,7 +148,7 @@ async def test_r11_cut_connections_to_postgresql_cost_nothing(fleet: Fleet, data
         await until_seen(reading, seen, sequence)
         assert await asyncio.to_thread(database.cut_connections) > 0
     log = await asyncio.wait_for(reading, 40)
-    assert log.attempts == [1]
+    assert log.attempts == [1], fleet.logs()
     await judged(fleet, log, Expected(messages=60, steps=True), request_id)
 
 

@@ -201,7 +201,7 @@ async def test_r14_a_call_in_flight_is_joined_and_a_finished_one_not_asked_again
 ) -> None:
     log = await kill_in_the_second_call(fleet, provider, role)
     assert len(provider.hits) == 3
-    assert log.attempts == attempts
+    assert log.attempts == attempts, fleet.logs()
 
 
 async def test_r14_each_llm_proxy_that_is_killed_costs_the_call_in_flight(fleet: Fleet, provider: FakeProvider) -> None:
