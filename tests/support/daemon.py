@@ -64,7 +64,10 @@ class Daemon:
                 start_new_session=True,
             )
         tether = ["/bin/sh", "-c", _TETHER, "tether", str(self._process.pid)]
-        self._tether = subprocess.Popen(tether, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        # In a session of its own: what ends the test's whole group must not end this too.
+        self._tether = subprocess.Popen(
+            tether, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
 
     @property
     def pid(self) -> int:

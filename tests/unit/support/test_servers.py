@@ -82,13 +82,13 @@ def test_servers_end_with_the_process_that_started_them() -> None:
         "with Postgres() as postgres, RedisServer() as redis:\n"
         "    print(*[p.pid for s in (postgres, redis) for p in s.daemon.family()], flush=True)\n"
         "    redis.freeze()\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    os.killpg(0, signal.SIGKILL)\n"
     )
     with tempfile.TemporaryDirectory() as folder:  # a test's own is closed to the server's user
         os.chmod(folder, 0o755)
         environment = {**os.environ, "TMPDIR": folder}
         command = [sys.executable, "-c", program]
-        ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, process_group=0)
         pids = [int(pid) for pid in ended.stdout.split()]
         assert len(pids) >= 7, ended.stderr
         left = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
