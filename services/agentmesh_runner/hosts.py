@@ -183,17 +183,22 @@ class Host:
 
     async def _stop(self) -> None:
         assert self._writer is not None
-        assert self._reader is not None
         try:
-            async with asyncio.timeout(_STOP_GRACE_S):
-                write_frame(self._writer, Frame(Kind.STOP))
-                while (frame := await read_frame(self._reader)).kind is not Kind.OUTCOME:
-                    continue
+            write_frame(self._writer, Frame(Kind.STOP))
+            # In a task that was cancelled, asyncio.timeout never becomes TimeoutError in the first releases of 3.11.
+            threads = await asyncio.wait_for(self._threads_at_end(), _STOP_GRACE_S)
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
             self.kill()
         else:
-            if frame.number:
+            if threads:
                 self.kill()
+
+    async def _threads_at_end(self) -> int:
+        """Wait for the outcome and return how many threads still run."""
+        assert self._reader is not None
+        while (frame := await read_frame(self._reader)).kind is not Kind.OUTCOME:
+            continue
+        return frame.number
 
 
 class HostPool:

@@ -77,6 +77,15 @@ def test_a_killed_runner_and_router_cost_the_reader_nothing(tmp_path: Path, envi
     assert said[-1] == {"event": "stopped"}
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let children hear SIGINT; a test run that a shell started in the background would leave them deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_demo_and_all_that_it_started(tmp_path: Path, environment: dict[str, str]) -> None:
     with subprocess.Popen(
         [*COMMAND, "--kill", "--json"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, env=environment

@@ -79,11 +79,18 @@ async def test_whoever_stops_listening_is_canceled_as_always() -> None:
 
 async def test_a_commit_to_a_peer_that_never_speaks_ends_with_the_move_to_the_next() -> None:
     connected = asyncio.Event()
+    serving: set[asyncio.Task[None]] = set()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        serving.add(task)
         connected.set()
-        await reader.read()
-        writer.close()
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+            await writer.wait_closed()
 
     silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     address = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
@@ -99,3 +106,6 @@ async def test_a_commit_to_a_peer_that_never_speaks_ends_with_the_move_to_the_ne
         await storage.aclose()
         await peers.aclose()
         silent.close()
+        await asyncio.gather(
+            *serving, return_exceptions=True
+        )  # a socket that is left open fails whichever test comes later
