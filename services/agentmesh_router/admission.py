@@ -160,7 +160,7 @@ class Admission:
         now = self._now()
         self._reported_at = now
         for name, count in waiting.items():
-            self._tenant(name, now if count else 0.0).reported = count
+            self._tenant(name, now if count else 0.0)
         for name, tenant in list(self._tenants.items()):
             tenant.since = 0
             tenant.reported = waiting.get(name, 0)

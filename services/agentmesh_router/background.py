@@ -28,3 +28,10 @@ class Background:
             await work
         except MeshError as error:
             log.warning("background_work_failed", what=self._what, reason=error.reason)
+
+
+def fail(future: "asyncio.Future[Any]", error: BaseException) -> None:
+    """Let a future fail unless it is done; whoever dropped it gets no report from the loop."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # marks it as seen

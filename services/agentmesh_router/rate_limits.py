@@ -15,6 +15,7 @@ from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable
 from agentmesh.kit.limit_settings import Limits, TenantLimits
 from agentmesh_router.adapters.memory_buckets import MemoryBuckets
+from agentmesh_router.background import fail
 from agentmesh_router.ports import Buckets
 from agentmesh_router.token_bucket import Grant, Rate
 
@@ -145,7 +146,7 @@ class RateLimits:
                 purse.tokens -= 1
                 waiter.set_result(None)
             else:
-                _fail(waiter, self._refusal(tenant, purse, grant.wait_s))
+                fail(waiter, self._refusal(tenant, purse, grant.wait_s))
 
     # -- without the shared buckets -----------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ class RateLimits:
             try:
                 self._take_locally(tenant, purse)
             except ResourceExhausted as error:
-                _fail(waiter, error)
+                fail(waiter, error)
             else:
                 waiter.set_result(None)
 
@@ -199,8 +200,3 @@ def rate_of(limits: TenantLimits) -> Rate | None:
     if not limits.submits_per_s:
         return None
     return Rate(limits.submits_per_s, limits.burst or max(1, int(limits.submits_per_s)))
-
-
-def _fail(waiter: "asyncio.Future[None]", error: MeshError) -> None:
-    waiter.set_exception(error)
-    waiter.exception()  # marks it as seen: whoever dropped the future gets no report from the loop

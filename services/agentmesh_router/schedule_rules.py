@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from agentmesh.kit.clock import LAST_TIME_MS
 from agentmesh.kit.recurrence import Recurrence, RecurrenceFault
 from agentmesh_router.domain import MAX_DELAY_S, Violations
 
@@ -11,7 +12,6 @@ MAX_RUN_REQUEST_ID = 64
 _OVERLAPS = range(5)
 _MIN_INTERVAL_MS, _MAX_INTERVAL_MS = 1_000, 366 * 86_400_000
 _MAX_CATCH_UP_MS = 30 * 86_400_000
-_LAST_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def _time_faults(facts: ScheduleFacts, now_ms: int) -> Violations:
     start_ms, end_ms = facts.start_ms, facts.end_ms
     if start_ms is not None and not 0 <= start_ms <= now_ms + MAX_DELAY_S * 1000:
         found.append(("spec.start_time", "must be from 1970 to 10 years from now"))
-    if end_ms is not None and not now_ms < end_ms <= _LAST_TIME_MS:
+    if end_ms is not None and not now_ms < end_ms <= LAST_TIME_MS:
         found.append(("spec.end_time", "must be in the future, and before the year 10000"))
     elif start_ms is not None and end_ms is not None and end_ms < start_ms:
         found.append(("spec.end_time", "is before start_time"))

@@ -19,6 +19,7 @@ from agentmesh_router import wire
 from agentmesh_router.adapters.runner_link import RunnerLink
 from agentmesh_router.admission import Admission, Entry
 from agentmesh_router.attempts import Attempts
+from agentmesh_router.background import fail
 from agentmesh_router.catalog import Catalog
 from agentmesh_router.domain import DEFAULT_PRIORITY, MAX_REQUEST_ID, request_hash, violations_of
 from agentmesh_router.hub import Hub, Subscription
@@ -149,7 +150,7 @@ class TaskEngine:
             return
         if subscription is not None:
             self.hub.remove(subscription)
-        _fail(done, error)
+        fail(done, error)
 
     def _create(
         self,
@@ -173,12 +174,12 @@ class TaskEngine:
         except MeshError as error:
             entry.failed()
             self._give_up(create, link, subscription)
-            _fail(done, error)
+            fail(done, error)
             return
         pending.add_done_callback(partial(self._created, tenant, create, accepted, link, subscription, entry, done))
 
     def describe(self, spec: task_pb2.TaskSpec) -> pb.CreateTask:
-        """Check a task that is made later, and return what it will be; raise InvalidRequest as `accept` does."""
+        """Check a task, and return what it will be; raise InvalidRequest as `accept` does."""
         self._validate(spec, "")
         create = pb.CreateTask()
         self._fill_create(create, spec, "", "")
@@ -197,9 +198,9 @@ class TaskEngine:
             if done.done():
                 continue
             if not accepted.asked and self._admission.is_moving(self._accept_timeout_s):
-                _fail(done, self._admission.overloaded())
+                fail(done, self._admission.overloaded())
             else:
-                _fail(done, Unavailable("storage does not answer", reason="STORAGE_UNAVAILABLE", retry_after_s=0.5))
+                fail(done, Unavailable("storage does not answer", reason="STORAGE_UNAVAILABLE", retry_after_s=0.5))
 
     async def drain(self) -> None:
         """End every stream and take nothing new."""
@@ -281,7 +282,7 @@ class TaskEngine:
         if error is not None:
             entry.failed()
             self._give_up(create, link, subscription)
-            _fail(done, error)
+            fail(done, error)
             return
         result = accepted.result = future.result()
         entry.committed(waits=not (result.existed or result.claimed) and self._is_ready(create))
@@ -371,9 +372,7 @@ class TaskEngine:
         update = runner_pb.ChildUpdate(task_id=spawn.task_id, attempt=spawn.attempt, step_key=spawn.step_key)
         tenant = parent.standing.tenant
         try:
-            self._validate(spawn.spec, "")
-            create = pb.CreateTask()
-            self._fill_create(create, spawn.spec, "", "")
+            create = self.describe(spawn.spec)
             slot = self._offer_slot(create)
             change = pb.SpawnTask(
                 parent_id=spawn.task_id, parent_attempt=spawn.attempt, step_key=spawn.step_key, child=create
@@ -409,9 +408,3 @@ class TaskEngine:
                 last=result.last_sequence,
                 terminal=result.state in TERMINAL,
             )
-
-
-def _fail(done: "asyncio.Future[Accepted]", error: BaseException) -> None:
-    if not done.done():
-        done.set_exception(error)
-        done.exception()  # marks it as seen: whoever dropped the future gets no report from the loop

@@ -1,17 +1,15 @@
 """The runner's lease: until when it may act for the tasks that it was given."""
 
 import math
-import time
 from collections.abc import Callable
 
+from agentmesh.kit.clock import elapsed_ns
 from agentmesh.kit.errors import StaleAttempt
-
-_BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def lease_time() -> float:
     """Return seconds by the clock of leases: time asleep counts, and every process of a machine reads the same."""
-    return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+    return elapsed_ns() / 1e9
 
 
 class Lease:

@@ -1,18 +1,20 @@
 """Which waiting tasks get the free slots: by priority, then by turns between tenants, within every bound.
 
-Pure: `rounds` says which rows it needs to see, and the adapter that drives it reads them. It looks at the first tasks
+Pure: `give` says which rows it needs to see, and the adapter that drives it reads them. It looks at the first tasks
 of each tenant in turn and never through a tenant's whole queue.
 """
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from agentmesh_storage.domain import Offer, Task
+from agentmesh_storage.domain import Claim, Claimed, Offer
+from agentmesh_storage.ledger import Ledger
 from agentmesh_storage.rules import Rules
 
 CHOICE = 4  # tasks looked at for each slot: one that ran on the offered version goes before its equals
 MAX_TENANTS = 256  # looked at in one claim; the turn begins after the last one served
 _MAX_LOOK = 1024  # tasks of one tenant looked at, if its first ones are bounded
+_MAX_BYTES = 1024 * 1024  # of specs: one reply holds what one claim gives
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,16 @@ class ListReady:
     limit: int
 
 
-Asked = ListPriorities | ListTenants | ListReady
-Answer = Sequence[int] | Sequence[str] | Sequence[Candidate]
-Rounds = Generator[Asked, Answer, list[Candidate]]
+@dataclass(frozen=True, slots=True)
+class LoadChosen:
+    """Asks to load tasks into the ledger, with their parents; what another process has taken meanwhile is left out."""
+
+    ids: Sequence[str]
+
+
+Asked = ListPriorities | ListTenants | ListReady | LoadChosen
+Answer = Sequence[int] | Sequence[str] | Sequence[Candidate] | None
+Giving = Generator[Asked, Answer, list[Claimed]]
 
 
 @dataclass(slots=True)
@@ -117,7 +126,29 @@ class Turns:
         self._last[agent] = (tenant, left)
 
 
-def rounds(offer: Offer, room: Room, turns: Turns, taken: set[str]) -> Rounds:
+def give(ledger: Ledger, offers: Iterable[Offer], room: Room, turns: Turns) -> Giving:
+    """Start attempts of waiting tasks on what is offered; the ledger holds the leases of who offers."""
+    claimed: list[Claimed] = []
+    taken: set[str] = set()
+    max_bytes = _MAX_BYTES
+    for offer in offers:
+        # A lease that was lost meanwhile is never swept again: nobody would miss what it gets.
+        if not ledger.lives(offer.incarnation) or max_bytes <= 0:
+            continue
+        chosen = yield from _choose(offer, room, turns, taken)
+        if chosen:
+            yield LoadChosen([candidate.id for candidate in chosen])
+        for task in [ledger.tasks[candidate.id] for candidate in chosen if candidate.id in ledger.tasks]:
+            if max_bytes <= 0:
+                break
+            if not ledger.expire_if_due(task):
+                chunk = ledger.start_attempt(task, Claim(offer.incarnation, offer.agent_version, offer.router))
+                claimed.append(Claimed(task, chunk))
+                max_bytes -= len(task.spec)
+    return claimed
+
+
+def _choose(offer: Offer, room: Room, turns: Turns, taken: set[str]) -> Generator[Asked, Answer, list[Candidate]]:
     """Choose tasks for an offer; `taken` are ids that the rows still show as waiting, and gets the chosen ones."""
     chosen: list[Candidate] = []
     priorities: Sequence[int] = yield ListPriorities(offer.agent)  # type: ignore[assignment]
@@ -163,8 +194,3 @@ def _share(
             if len(chosen) >= slots:
                 break
     return chosen
-
-
-def claimable(task: Task, now_ms: int) -> bool:
-    """Say whether a task that was chosen still waits, once its row is locked."""
-    return task.due and task.ready_ms is not None and task.ready_ms <= now_ms and not task.incarnation

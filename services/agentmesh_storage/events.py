@@ -5,6 +5,7 @@ from google.rpc import status_pb2
 from agentmesh.api.task.v1 import events_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit.clock import timestamp
+from agentmesh.kit.errors import MeshError, to_status
 from agentmesh_storage.domain import State, Task
 
 
@@ -57,6 +58,12 @@ def input_given(message: bytes, state: State, now_ms: int) -> bytes:
         pb.TaskEvent(message=types_pb2.Message.FromString(message)),
         pb.TaskEvent(state_changed=pb.StateChanged(state=int(state))),  # type: ignore[arg-type]
     )
+
+
+def status(error: MeshError) -> bytes:
+    """Write an error as a serialised Status."""
+    data: bytes = to_status(error).SerializeToString()
+    return data
 
 
 def _list(now_ms: int, *events: pb.TaskEvent) -> bytes:

@@ -59,7 +59,7 @@ def free_runner(ledger: "Ledger", mutation: Mutation) -> Outcome:
 
 
 def free(ledger: "Ledger", runner: Runner) -> None:
-    """Take a lease away; the adapter then calls `lose` for each of the runner's tasks."""
+    """Take a lease away; `consequences` then calls `lose` for each of the runner's tasks."""
     runner.freed = True
     runner.lease_until_ms = min(runner.lease_until_ms, ledger.now_ms)
     ledger.changed_runners[runner.incarnation] = runner
@@ -67,7 +67,7 @@ def free(ledger: "Ledger", runner: Runner) -> None:
 
 
 def sync(ledger: "Ledger", mutation: Mutation) -> Outcome:
-    """Note what a router says that a runner works on; the adapter then calls `hand_back` for each stray."""
+    """Note what a router says that a runner works on; `consequences` then calls `hand_back` for each stray."""
     change = mutation.change
     assert isinstance(change, SyncRunner)
     ledger.synced.append((mutation.origin, change, frozenset(ledger.created)))
@@ -112,16 +112,11 @@ def lose(ledger: "Ledger", task: Task) -> None:
         ledger.finish(task, State.CANCELED)
     elif task.losses > ledger.rules.max_losses:
         error = errors.Unavailable("the task lost its runner too often", reason="ATTEMPTS_EXHAUSTED")
-        ledger.finish(task, State.FAILED, _status(error))
+        ledger.finish(task, State.FAILED, events.status(error))
     elif task.state is not State.INPUT_REQUIRED:
         wait = min(_LOSS_BACKOFF_MS << (task.losses - 1), _LOSS_BACKOFF_MAX_MS) if task.losses > 1 else 0
         task.state = State.SUBMITTED
         ledger.make_ready(task, ledger.now_ms + wait)
         error = errors.Unavailable("the runner was lost", reason="LEASE_LOST")
-        text = events.state_changed(State.SUBMITTED, ledger.now_ms, _status(error), task.ready_ms)
+        text = events.state_changed(State.SUBMITTED, ledger.now_ms, events.status(error), task.ready_ms)
         ledger.say(task, 0, 1, text)
-
-
-def _status(error: errors.MeshError) -> bytes:
-    data: bytes = errors.to_status(error).SerializeToString()
-    return data

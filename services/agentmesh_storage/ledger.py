@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from agentmesh.kit import errors
+from agentmesh.kit.clock import LAST_TIME_MS
 from agentmesh_storage import events, firing, leases
 from agentmesh_storage.domain import (
     AdoptAttempt,
@@ -32,8 +33,6 @@ from agentmesh_storage.domain import (
 )
 from agentmesh_storage.rules import Rules
 from agentmesh_storage.schedules import CreateSchedule, DeleteSchedule, FireSchedule, PauseSchedule, Schedule
-
-_LAST_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 
 
 @dataclass(slots=True)
@@ -103,7 +102,7 @@ class Ledger:
         return outcome
 
     def _add(self, change: CreateTask, task: Task, origin: str) -> Outcome:
-        if (task.ready_ms or 0) > _LAST_TIME_MS:
+        if (task.ready_ms or 0) > LAST_TIME_MS:
             raise errors.InvalidRequest("a field is wrong", violations=[("spec.start_time", "is after the year 9999")])
         task.create_ms = self.now_ms
         task.ready_ms = max(task.ready_ms or 0, self.now_ms)
@@ -327,7 +326,7 @@ class Ledger:
         else:
             return False
         if not task.state.terminal:
-            self.finish(task, State.FAILED, error_bytes(error))
+            self.finish(task, State.FAILED, events.status(error))
         return True
 
     # -- the three checks that everything stands on --------------------------------------------------------
@@ -405,9 +404,3 @@ def _add_usage(task: Task, change: AppendEvents) -> None:
     task.usage.output_tokens += change.usage.output_tokens
     task.usage.cached_input_tokens += change.usage.cached_input_tokens
     task.usage.llm_calls += change.usage.llm_calls
-
-
-def error_bytes(error: errors.MeshError) -> bytes:
-    """Write an error as a serialised Status."""
-    data: bytes = errors.to_status(error).SerializeToString()
-    return data

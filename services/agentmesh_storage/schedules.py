@@ -5,12 +5,12 @@ often, finds each due time once.
 """
 
 import hashlib
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import islice, takewhile
 
+from agentmesh.kit.ids import id_of, shard_of
 from agentmesh.kit.recurrence import Recurrence
 
 MAX_SCHEDULES = 10_000
@@ -20,7 +20,6 @@ MAX_FIRINGS = 100
 ON_TIME_MS = 5_000
 """A firing that is not later than this is in time, whatever the schedule says of late ones."""
 _MAX_COUNTED = 1_000  # missed times of an expression, which must be found one by one
-_SHARD_BYTE = 9
 
 
 class Overlap(IntEnum):
@@ -153,11 +152,7 @@ def advance(schedule: Schedule, now_ms: int, *, busy: bool) -> list[int]:
 def firing_id(schedule_id: str, due_ms: int) -> str:
     """Return the id of the task that a firing makes: a UUIDv7 of the time it was due, the same whoever computes it."""
     digest = hashlib.blake2b(f"{schedule_id} {due_ms}".encode(), digest_size=10).digest()
-    raw = bytearray(due_ms.to_bytes(6, "big") + digest)
-    raw[6] = 0x70 | (raw[6] & 0x0F)
-    raw[8] = 0x80 | (raw[8] & 0x3F)
-    raw[_SHARD_BYTE] = uuid.UUID(schedule_id).bytes[_SHARD_BYTE]
-    return str(uuid.UUID(bytes=bytes(raw)))
+    return id_of(due_ms, digest, shard_of(schedule_id))
 
 
 def _take(schedule: Schedule, due: int, makes: list[int], *, busy: bool) -> None:

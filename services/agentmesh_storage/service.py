@@ -17,7 +17,6 @@ log = telemetry.logger(__name__)
 _commits = telemetry.counter(names.STORAGE_COMMITS_TOTAL, "Transactions that were committed")
 _mutations = telemetry.counter(names.STORAGE_MUTATIONS_TOTAL, "Mutations that were applied or refused")
 _leases_lost = telemetry.counter(names.STORAGE_LEASES_LOST_TOTAL, "Runners whose lease ran out or was taken")
-
 _pruned = telemetry.counter(names.STORAGE_PRUNED_TOTAL, "What was kept long enough and is forgotten", ("what",))
 _news_missed = telemetry.counter(names.STORAGE_NEWS_MISSED_TOTAL, "Times that news of other processes may be lost")
 

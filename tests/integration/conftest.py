@@ -1,5 +1,6 @@
 """The deployments that promises are tested on: replicas over PostgreSQL, and one storage over SQLite."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support.fleet import Fleet
+from tests.support.history import Expected, History
+from tests.support.reading import Log
+from tests.support.settling import collect
 
 Start = Callable[..., Fleet]
 
@@ -24,3 +28,17 @@ def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             return stack.enter_context(Fleet(tmp_path_factory.mktemp("fleet"), database=database, **several))
 
         yield begin
+
+
+async def judged(fleet: Fleet, log: Log, expected: Expected, request_id: str) -> None:
+    """Hold a reader's log against what the store says."""
+    history = History()
+    history.submit(request_id, expected)
+    history.accept(request_id, log.task_id)
+    reading = history.read("reader", log.task_id)
+    for entry in log.entries:
+        reading.add(*entry)
+    await asyncio.to_thread(fleet.wait_serving)
+    await collect(fleet.routers, history, log.task_id)
+    verdict = history.verdict()
+    assert verdict.clean, verdict.report()

@@ -10,12 +10,12 @@ import pytest
 
 from agentmesh.api.task.v1 import task_service_pb2 as pb
 from agentmesh.client import AsyncClient
-from tests.integration.conftest import Start
+from tests.integration.conftest import Start, judged
 from tests.support.fleet import Fleet
-from tests.support.history import Expected, History, content_of
+from tests.support.history import Expected, content_of
 from tests.support.postgres import Postgres
 from tests.support.reading import Log, echo, read_through, until_seen
-from tests.support.settling import all_tasks, collect, tasks_at
+from tests.support.settling import all_tasks, tasks_at
 
 COMPLETED = 3
 SHAPES = {
@@ -51,21 +51,6 @@ async def read_while(
     await until_seen(reading, seen, at)
     await hit(log)
     return await asyncio.wait_for(reading, 40), expected, request_id
-
-
-async def judged(fleet: Fleet, log: Log, expected: Expected, request_id: str) -> History:
-    """Hold a reader's log against what the store says."""
-    history = History()
-    history.submit(request_id, expected)
-    history.accept(request_id, log.task_id)
-    reading = history.read("reader", log.task_id)
-    for entry in log.entries:
-        reading.add(*entry)
-    await asyncio.to_thread(fleet.wait_serving)
-    await collect(fleet.routers, history, log.task_id)
-    verdict = history.verdict()
-    assert verdict.clean, verdict.report()
-    return history
 
 
 def runner_of(log: Log) -> str:

@@ -9,7 +9,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from agentmesh.api.task.v1 import events_pb2
+from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.client import Event
 from agentmesh.client.fold import text_of
@@ -20,6 +20,15 @@ _MAX_SHOWN = 120
 def print_json(message: Message) -> None:
     """Print a message as protobuf JSON."""
     print(json.dumps(json_format.MessageToDict(message), ensure_ascii=False, indent=2))
+
+
+def print_new_task(task: task_pb2.Task, *, as_json: bool) -> None:
+    """Print the id of a task that was just made, and say how to follow it."""
+    if as_json:
+        print_json(task)
+    else:
+        print(task.id)
+        note(f"follow it with: agentmesh tasks watch {task.id}")
 
 
 def event_json(event: Event) -> str:

@@ -13,7 +13,7 @@ from agentmesh.cli.asking import Asker, is_interactive
 from agentmesh.cli.connecting import connect, mesh_options
 from agentmesh.cli.following import Follower
 from agentmesh.cli.output import note
-from agentmesh.cli.parameters import texts_of, values_of
+from agentmesh.cli.task_options import task_options
 from agentmesh.cli.views import view_for
 from agentmesh.client import TERMINAL, MeshError, TaskOptions
 
@@ -23,19 +23,7 @@ _OUTPUT = Path("agentmesh-output")
 @click.command()
 @click.argument("agent")
 @click.argument("prompt", required=False, default="")
-@click.option(
-    "--file",
-    "files",
-    multiple=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True),
-    help="A file to give to the task; may be repeated.",
-)
-@click.option("--param", "parameters", multiple=True, metavar="KEY=VALUE", help="A parameter; JSON, or else text.")
-@click.option("--constraint", "constraints", multiple=True, metavar="KEY=VALUE", help="A rule for the answer.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label to find the task by.")
-@click.option("--priority", type=click.IntRange(1, 10), help="From 1 (last) to 10 (first); 5 by default.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), help="Seconds it may run; 3600.")
-@click.option("--context", "context_id", default="", help="Tasks with one context share history.")
+@task_options(click.FloatRange(min=0, min_open=True), "Seconds it may run; 3600.")
 @click.option("--request-id", help="Makes it safe to run the command again: same id, same task.")
 @click.option(
     "--output",
@@ -48,19 +36,13 @@ _OUTPUT = Path("agentmesh-output")
 def run(
     agent: str,
     prompt: str,
-    files: tuple[Path, ...],
-    parameters: tuple[str, ...],
-    constraints: tuple[str, ...],
-    labels: tuple[str, ...],
-    priority: int | None,
-    timeout_s: float | None,
-    context_id: str,
     request_id: str | None,
     output: Path | None,
     detach: bool,
     address: str | None,
     ca: Path | None,
     as_json: bool,
+    options: TaskOptions,
 ) -> None:
     """Run AGENT on PROMPT (- reads it from standard input) and show what happens.
 
@@ -69,17 +51,6 @@ def run(
 
     Exit codes: 0 completed, 1 failed, 2 usage, 3 unreachable, 4 canceled, 5 input required.
     """
-    options: TaskOptions = {
-        "files": files,
-        "parameters": values_of(parameters, "--param"),
-        "constraints": values_of(constraints, "--constraint"),
-        "labels": texts_of(labels, "--label"),
-        "context_id": context_id,
-    }
-    if priority is not None:
-        options["priority"] = priority
-    if timeout_s is not None:
-        options["timeout_s"] = timeout_s
     person = is_interactive() and not as_json and prompt != "-"
     if prompt == "-":
         prompt = sys.stdin.read()

@@ -11,9 +11,9 @@ import click
 from agentmesh.api.schedule.v1 import schedule_service_pb2 as pb
 from agentmesh.cli import failures
 from agentmesh.cli.connecting import call, mesh_options
-from agentmesh.cli.output import note, print_json, print_table, printable, shortened
-from agentmesh.cli.parameters import texts_of, values_of
+from agentmesh.cli.output import note, print_json, print_new_task, print_table, printable, shortened
 from agentmesh.cli.schedule_text import lines_of, next_text, when_text
+from agentmesh.cli.task_options import task_options
 from agentmesh.cli.times import DurationType, MomentType, TimeZoneType
 from agentmesh.client import AsyncClient, Overlap, TaskOptions
 
@@ -40,19 +40,7 @@ def schedules() -> None:
 @click.option("--name", default="", help="A name for people.")
 @click.option("--from", "begin_time", type=MomentType(), help="It does not fire before; --every counts from here.")
 @click.option("--until", "end_time", type=MomentType(), help="It does not fire after.")
-@click.option(
-    "--file",
-    "files",
-    multiple=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, readable=True),
-    help="A file to give to each task; may be repeated.",
-)
-@click.option("--param", "parameters", multiple=True, metavar="KEY=VALUE", help="A parameter; JSON, or else text.")
-@click.option("--constraint", "constraints", multiple=True, metavar="KEY=VALUE", help="A rule for the answer.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label to find the tasks by.")
-@click.option("--priority", type=click.IntRange(1, 10), help="From 1 (last) to 10 (first); 5 by default.")
-@click.option("--timeout", "timeout_s", type=DurationType(), help="The time that each task may run; 1h.")
-@click.option("--context", "context_id", default="", help="Tasks with one context share history.")
+@task_options(DurationType(), "The time that each task may run; 1h.")
 @click.option("--request-id", help="Makes it safe to run the command again: same id, same schedule.")
 @mesh_options
 @failures.reported
@@ -67,17 +55,11 @@ def create(
     name: str,
     begin_time: datetime | None,
     end_time: datetime | None,
-    files: tuple[Path, ...],
-    parameters: tuple[str, ...],
-    constraints: tuple[str, ...],
-    labels: tuple[str, ...],
-    priority: int | None,
-    timeout_s: float | None,
-    context_id: str,
     request_id: str | None,
     address: str | None,
     ca: Path | None,
     as_json: bool,
+    options: TaskOptions,
 ) -> None:
     """Run AGENT on PROMPT (- reads it from standard input) again and again, and print the schedule's id.
 
@@ -85,17 +67,6 @@ def create(
     """
     if bool(cron) == (every_s is not None):
         raise click.UsageError("give either --cron or --every")
-    options: TaskOptions = {
-        "files": files,
-        "parameters": values_of(parameters, "--param"),
-        "constraints": values_of(constraints, "--constraint"),
-        "labels": texts_of(labels, "--label"),
-        "context_id": context_id,
-    }
-    if priority is not None:
-        options["priority"] = priority
-    if timeout_s is not None:
-        options["timeout_s"] = timeout_s
     text = sys.stdin.read() if prompt == "-" else prompt
 
     def make(client: AsyncClient) -> Coroutine[Any, Any, pb.Schedule]:
@@ -186,11 +157,7 @@ def resume(schedule_id: str, address: str | None, ca: Path | None, as_json: bool
 def run(schedule_id: str, request_id: str | None, address: str | None, ca: Path | None, as_json: bool) -> None:
     """Make a schedule's task now, also while it is paused, and print the task's id."""
     task = call(address, ca, lambda client: client.run_schedule(schedule_id, request_id=request_id))
-    if as_json:
-        print_json(task)
-    else:
-        print(task.id)
-        note(f"follow it with: agentmesh tasks watch {task.id}")
+    print_new_task(task, as_json=as_json)
 
 
 @schedules.command()

@@ -12,7 +12,17 @@ from agentmesh.cli import failures
 from agentmesh.cli.asking import Asker, is_interactive
 from agentmesh.cli.connecting import call, connect, mesh_options
 from agentmesh.cli.following import Follower
-from agentmesh.cli.output import note, print_json, print_table, printable, shortened, state_word, time_text, usage_line
+from agentmesh.cli.output import (
+    note,
+    print_json,
+    print_new_task,
+    print_table,
+    printable,
+    shortened,
+    state_word,
+    time_text,
+    usage_line,
+)
 from agentmesh.cli.views import view_for
 from agentmesh.client import TERMINAL, Json
 from agentmesh.kit.errors import WrongState, from_status
@@ -138,11 +148,7 @@ def cancel(task_id: str, address: str | None, ca: Path | None, as_json: bool) ->
 def retry(task_id: str, inherit: bool, address: str | None, ca: Path | None, as_json: bool) -> None:
     """Submit an ended task anew, and print the new task's id."""
     task = call(address, ca, lambda client: client.retry(task_id, inherit_journal=inherit))
-    if as_json:
-        print_json(task)
-    else:
-        print(task.id)
-        note(f"follow it with: agentmesh tasks watch {task.id}")
+    print_new_task(task, as_json=as_json)
 
 
 @tasks.command("input")

@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -19,7 +19,7 @@ from agentmesh.client.following import Following
 from agentmesh.client.lane import Lane
 from agentmesh.client.result import Result
 from agentmesh.client.schedules import ScheduleCalls
-from agentmesh.client.spec import Json, TaskOptions, build_spec
+from agentmesh.client.spec import Json, TaskOptions, build_spec, in_utc
 from agentmesh.kit.ids import new_id
 
 Answer = str | Mapping[str, Json] | types_pb2.Message
@@ -191,9 +191,9 @@ class AsyncClient(ScheduleCalls):
             page_token=page_token,
         )
         if created_after is not None:
-            request.created_after.FromDatetime(_in_utc(created_after))
+            request.created_after.FromDatetime(in_utc(created_after))
         if created_before is not None:
-            request.created_before.FromDatetime(_in_utc(created_before))
+            request.created_before.FromDatetime(in_utc(created_before))
         page: pb.ListTasksResponse = await self._caller.unary("tasks", "ListTasks", request)
         return page
 
@@ -291,7 +291,3 @@ def _message(answer: Answer) -> types_pb2.Message:
     part = types_pb2.Part()
     part.data.struct_value.update(dict(answer))
     return types_pb2.Message(role=types_pb2.ROLE_USER, parts=[part])
-
-
-def _in_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,13 +1,13 @@
 """The part of AsyncClient that makes tasks recur."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal, Protocol, Unpack
 
 from agentmesh.api.schedule.v1 import schedule_service_pb2 as pb
 from agentmesh.api.task.v1 import task_pb2
 from agentmesh.client.calls import Caller
-from agentmesh.client.spec import TaskOptions
+from agentmesh.client.spec import TaskOptions, in_utc
 from agentmesh.kit.clock import duration
 from agentmesh.kit.ids import new_id
 
@@ -66,7 +66,7 @@ class ScheduleCalls:
             spec.catch_up.CopyFrom(duration(catch_up_s))
         for field, moment in ((spec.start_time, begin_time), (spec.end_time, end_time)):
             if moment is not None:
-                field.FromDatetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+                field.FromDatetime(in_utc(moment))
         request = pb.CreateScheduleRequest(request_id=request_id or new_id(), spec=spec)
         answer: pb.CreateScheduleResponse = await self._caller.unary("schedules", "CreateSchedule", request)
         return answer.schedule

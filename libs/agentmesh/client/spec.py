@@ -66,13 +66,17 @@ def build_spec(agent: str, prompt: str, options: TaskOptions, uploaded: Sequence
     if "idle_timeout_s" in options:
         spec.idle_timeout.CopyFrom(duration(options["idle_timeout_s"]))
     if "start_time" in options:
-        start = options["start_time"]
-        spec.start_time.FromDatetime(start if start.tzinfo else start.replace(tzinfo=UTC))
+        spec.start_time.FromDatetime(in_utc(options["start_time"]))
     spec.labels.update(options.get("labels", {}))
     spec.context_id = options.get("context_id", "")
     if "retry" in options:
         spec.retry.CopyFrom(options["retry"])
     return spec
+
+
+def in_utc(moment: datetime) -> datetime:
+    """Return a moment; one without a time zone is meant in UTC."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _fill(struct: struct_pb2.Struct, values: Mapping[str, Json], field: str) -> None:

@@ -6,6 +6,8 @@ from typing import Protocol
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+LAST_TIME_MS = 253_402_300_799_999
+"""The end of the year 9999, the last time that a Timestamp can hold."""
 _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
@@ -27,18 +29,19 @@ class SystemClock:
     """
 
     def __init__(self) -> None:
-        self._offset_ns = time.time_ns() - _elapsed_ns()
+        self._offset_ns = time.time_ns() - elapsed_ns()
 
     def now_ms(self) -> int:
         """Return milliseconds since 1970."""
-        return (self._offset_ns + _elapsed_ns()) // 1_000_000
+        return (self._offset_ns + elapsed_ns()) // 1_000_000
 
     def monotonic(self) -> float:
         """Return seconds from an arbitrary start."""
         return time.monotonic()
 
 
-def _elapsed_ns() -> int:
+def elapsed_ns() -> int:
+    """Return nanoseconds from a start that every process of a machine shares; time asleep counts (on Linux)."""
     if _BOOTTIME is not None:
         return time.clock_gettime_ns(_BOOTTIME)
     return time.monotonic_ns()

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from agentmesh_storage.domain import Artifact, State, Task, Usage
+from agentmesh_storage.domain import Artifact, Head, State, Task, Usage
 
 FIXED = (
     "id", "tenant", "agent", "spec", "create_ms", "priority", "request_id", "request_hash", "context_id",
@@ -24,6 +24,7 @@ _PLAIN = len(FIXED) + len(_MOVING)
 
 TASK_COLUMNS = ", ".join(COLUMNS)
 ARTIFACT_COLUMNS = "id, tenant, task_id, name, media_type, size_bytes, sha256, create_ms, visible"
+HEAD_COLUMNS = "tenant, id, last_sequence, state, attempt, cancel_ms IS NOT NULL, parent_id"
 CANDIDATE_COLUMNS = "id, tenant, priority, agent_version, limited_by"
 
 
@@ -57,6 +58,12 @@ def moving_values(t: Task) -> tuple[Any, ...]:
         t.end_ms, t.cancel_ms, t.result, t.error, t.input_request, t.input_id, t.limited_by, t.pruned_sequence,
         t.request_open, u.input_tokens, u.output_tokens, u.cached_input_tokens, u.llm_calls,
     )  # fmt: skip
+
+
+def to_head(row: Sequence[Any]) -> Head:
+    """Read where a task's log ends from a row of HEAD_COLUMNS; whoever made it grow is not kept."""
+    tenant, task_id, last_sequence, state, attempt, cancel_requested, parent_id = row
+    return Head(tenant, task_id, last_sequence, State(state), attempt, bool(cancel_requested), parent_id, "")
 
 
 def to_artifact(row: Sequence[Any]) -> Artifact:

@@ -9,8 +9,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from agentmesh.api.task.v1 import events_pb2 as pb
 from agentmesh.kit.errors import MeshError, StaleAttempt
+from agentmesh_storage import consequences
 from agentmesh_storage import domain as d
-from agentmesh_storage import leases
 from agentmesh_storage.ledger import Ledger
 from agentmesh_storage.rules import Rules
 
@@ -43,23 +43,21 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def settle(self) -> None:
         ledger = self.ledger
-        for incarnation in ledger.freed:
-            for task in list(ledger.tasks.values()):
-                if task.incarnation == incarnation:
-                    leases.lose(ledger, task)
-        ledger.freed.clear()
-        for router, sync, created in ledger.synced:
-            for task in list(ledger.tasks.values()):
-                if task.incarnation == sync.incarnation and leases.is_stray(ledger, task, router, sync, created):
-                    assert task.id not in sync.running
-                    assert task.router == router or not ledger.lives(task.router), "took from a router that lives"
-                    leases.hand_back(ledger, task)
-        ledger.synced.clear()
-        ledger.created.clear()  # each change is a transaction of its own
-        while ledger.ended_badly:
-            parent = ledger.ended_badly.pop()
-            for child in [t for t in ledger.tasks.values() if t.parent_id == parent and not t.state.terminal]:
-                ledger.cancel(child)
+        held = [
+            (router, sync, task.id, task.router)
+            for router, sync, _ in ledger.synced
+            for task in ledger.tasks.values()
+            if task.incarnation == sync.incarnation
+        ]
+        for _ in consequences.follow(ledger):
+            pass  # every row is here
+        for router, sync, task_id, claimed_by in held:
+            if ledger.tasks[task_id].incarnation != sync.incarnation:
+                assert task_id not in sync.running
+                assert claimed_by == router or not ledger.lives(claimed_by), "took from a router that lives"
+        # Each change is a transaction of its own.
+        for of_one in (ledger.freed, ledger.synced, ledger.created, ledger.ended_badly):
+            of_one.clear()
 
     def do(self, change: d.Change, router: str = ROUTERS[0]) -> d.Outcome | MeshError:
         outcome = self.ledger.apply(d.Mutation("acme", change, router))

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: lent with a deadline, replaced by age, and one clock for every process: the database's."""
+"""Connections to PostgreSQL: lent with a deadline, and replaced by age."""
 
 import asyncio
 import time
@@ -57,6 +57,14 @@ _REFUSED = (
 Connection = Any  # asyncpg's pool lends proxies of its connections
 
 
+class _Dated(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+    """A connection that knows when it was opened, in seconds of the monotonic clock."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.born = time.monotonic()
+
+
 class Pool:
     """Lends connections; see `Database` for its sizes and times. Made by `open_pool`."""
 
@@ -64,7 +72,6 @@ class Pool:
         self._pool = pool
         self._acquire_s = settings.pool_timeout
         self._recycle_s = settings.pool_recycle
-        self._born: dict[int, float] = {}
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Connection]:
@@ -124,14 +131,7 @@ class Pool:
             log.info("connection_not_given_back", kind=type(error).__name__)
 
     def _is_old(self, connection: Connection) -> bool:
-        if connection.is_closed():
-            return False
-        now = time.monotonic()
-        born = self._born.setdefault(connection.get_server_pid(), now)
-        if now - born < self._recycle_s:
-            return False
-        del self._born[connection.get_server_pid()]
-        return True
+        return not connection.is_closed() and time.monotonic() - connection.born >= self._recycle_s
 
 
 async def open_pool(settings: Database) -> Pool:
@@ -180,6 +180,7 @@ async def _connect(settings: Database) -> "asyncpg.Pool[Any]":
         command_timeout=COMMAND_TIMEOUT_S,
         statement_cache_size=256,
         server_settings=_SERVER_SETTINGS,
+        connection_class=_Dated,
         reset=_nothing,  # it would cost each use a round trip; nothing here leaves a trace in a session
         init=_echo if settings.echo else None,
     )

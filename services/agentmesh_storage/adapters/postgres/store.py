@@ -13,7 +13,7 @@ from agentmesh_storage.adapters.postgres.migrate import prepare
 from agentmesh_storage.adapters.postgres.pool import Pool, open_pool
 from agentmesh_storage.adapters.postgres.pruning import prune
 from agentmesh_storage.adapters.postgres.writer import Writer
-from agentmesh_storage.adapters.rows import ARTIFACT_COLUMNS, TASK_COLUMNS, to_artifact, to_task
+from agentmesh_storage.adapters.rows import ARTIFACT_COLUMNS, HEAD_COLUMNS, to_artifact, to_head, to_task
 from agentmesh_storage.domain import (
     Artifact,
     Chunk,
@@ -26,7 +26,6 @@ from agentmesh_storage.domain import (
     Step,
     Task,
     TaskFilter,
-    head_of,
 )
 from agentmesh_storage.ports import News, Page, Pruned, Retention, SchedulePage, check_kept
 from agentmesh_storage.rules import Rules
@@ -89,8 +88,8 @@ class PostgresTaskStore:
 
     async def heads(self, task_ids: Sequence[str]) -> list[Head]:
         """See TaskStore."""
-        query = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id = ANY($1::text[])"
-        return [head_of(to_task(row)) for row in await self.pool.fetch(query, list(task_ids))]
+        query = f"SELECT {HEAD_COLUMNS} FROM tasks WHERE id = ANY($1::text[])"
+        return [to_head(row) for row in await self.pool.fetch(query, list(task_ids))]
 
     async def get_task(self, tenant: str, task_id: str) -> Task:
         """See TaskStore."""

@@ -9,13 +9,14 @@ from asyncpg import exceptions
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import InvalidRequest, MeshError, Unavailable
-from agentmesh_storage import claims, leases
+from agentmesh_storage import claims, consequences, leases
 from agentmesh_storage.adapters.postgres import schedules
 from agentmesh_storage.adapters.postgres import statements as sql
-from agentmesh_storage.adapters.postgres.loading import load, load_runners, load_tasks, lock_missing, wanted_by
+from agentmesh_storage.adapters.postgres.loading import load, load_runners, load_tasks, lock_missing
 from agentmesh_storage.adapters.postgres.pool import Connection, Pool
 from agentmesh_storage.adapters.rows import insert_values, moving_values
-from agentmesh_storage.domain import Claim, Claimed, Mutation, Offer, Outcome, Runner, Task
+from agentmesh_storage.adapters.wanted import wanted_by
+from agentmesh_storage.domain import Claimed, Mutation, Offer, Outcome, Runner, Task
 from agentmesh_storage.ledger import Ledger
 from agentmesh_storage.ports import News, news_of
 from agentmesh_storage.rules import Rules
@@ -27,7 +28,6 @@ log = telemetry.logger(__name__)
 _conflicts = telemetry.counter(names.STORAGE_CONFLICTS_TOTAL, "Transactions that started over")
 
 _TRIES = 6
-_MAX_CLAIM_BYTES = 1024 * 1024  # of specs: one reply holds what one claim gives
 _CLAIM_LOCK = 0x636C6169  # "clai": claims that count against a bound take turns
 _SWEEP_LOCK = 0x73776565  # "swee": one storage process sweeps at a time
 _STARTS_OVER = (exceptions.DeadlockDetectedError, exceptions.SerializationError, exceptions.UniqueViolationError)
@@ -104,18 +104,10 @@ class Writer:
 
     async def _claim(self, offers: Sequence[Offer], now_ms: int) -> tuple[list[Claimed], News]:
         ledger = Ledger(now_ms, self._rules)
-        claimed: list[Claimed] = []
         async with self._pool.transaction() as db:
             await db.execute(sql.MAKE_DUE, now_ms)
             load_runners(ledger, await db.fetch(sql.SHARE_RUNNERS, [offer.incarnation for offer in offers]))
-            room = await self._room(db)
-            taken: set[str] = set()
-            max_bytes = _MAX_CLAIM_BYTES
-            for offer in offers:
-                if ledger.lives(offer.incarnation) and max_bytes > 0:
-                    given = await self._start_attempts(db, ledger, offer, room, taken, max_bytes)
-                    max_bytes -= sum(len(claim.task.spec) for claim in given)
-                    claimed += given
+            claimed = await self._drive(db, ledger, claims.give(ledger, offers, await self._room(db), self._turns))
             await self._settle(db, ledger)
             await self._write(db, ledger)
         return claimed, news_of(ledger)
@@ -157,78 +149,47 @@ class Writer:
                 room.add(agent, tenant, limited_by, count)
         return room
 
-    async def _start_attempts(
-        self, db: Connection, ledger: Ledger, offer: Offer, room: claims.Room, taken: set[str], max_bytes: int
-    ) -> list[Claimed]:
-        chosen = await self._choose(db, claims.rounds(offer, room, self._turns, taken))
-        if not chosen:
-            return []
-        ids = [candidate.id for candidate in chosen]
-        # Another process may have chosen the same ones; what it has locked is its own.
-        load_tasks(ledger, await db.fetch(sql.LOCK_CHOSEN, ids))
-        got = [ledger.tasks[task_id] for task_id in ids if task_id in ledger.tasks]
-        await lock_missing(db, ledger, {task.parent_id for task in got})
-        claimed = []
-        for task in got:
-            if max_bytes <= 0:
-                break
-            if not ledger.expire_if_due(task):
-                chunk = ledger.start_attempt(task, Claim(offer.incarnation, offer.agent_version, offer.router))
-                claimed.append(Claimed(task, chunk))
-                max_bytes -= len(task.spec)
-        return claimed
-
-    async def _choose(self, db: Connection, rounds: claims.Rounds) -> list[claims.Candidate]:
-        """Answer what the choice asks until it is made."""
+    async def _drive(self, db: Connection, ledger: Ledger, giving: claims.Giving) -> list[Claimed]:
+        """Answer what is asked until everything is given."""
         try:
-            asked = next(rounds)
+            asked = next(giving)
             while True:
-                asked = rounds.send(await self._answer(db, asked))
-        except StopIteration as made:
-            chosen: list[claims.Candidate] = made.value
-            return chosen
+                asked = giving.send(await self._answer(db, ledger, asked))
+        except StopIteration as given:
+            claimed: list[Claimed] = given.value
+            return claimed
 
     @staticmethod
-    async def _answer(db: Connection, asked: claims.Asked) -> claims.Answer:
-        if isinstance(asked, claims.ListPriorities):
-            return [row[0] for row in await db.fetch(sql.PRIORITIES, asked.agent)]
-        if isinstance(asked, claims.ListTenants):
-            limit = claims.MAX_TENANTS
-            rows = await db.fetch(sql.WAITING_TENANTS, asked.agent, -asked.priority, asked.start, limit)
-            return [row[0] for row in rows]
-        rows = await db.fetch(sql.READY, asked.agent, -asked.priority, list(asked.tenants), asked.limit)
-        return [claims.Candidate(*row) for row in rows]
+    async def _answer(db: Connection, ledger: Ledger, asked: claims.Asked) -> claims.Answer:
+        match asked:
+            case claims.ListPriorities(agent):
+                return [row[0] for row in await db.fetch(sql.PRIORITIES, agent)]
+            case claims.ListTenants(agent, priority, start):
+                rows = await db.fetch(sql.WAITING_TENANTS, agent, -priority, start, claims.MAX_TENANTS)
+                return [row[0] for row in rows]
+            case claims.ListReady(agent, priority, tenants, limit):
+                rows = await db.fetch(sql.READY, agent, -priority, list(tenants), limit)
+                return [claims.Candidate(*row) for row in rows]
+            case claims.LoadChosen(ids):
+                # Another process may have chosen the same ones; what it has locked is its own.
+                chosen = load_tasks(ledger, await db.fetch(sql.LOCK_CHOSEN, ids))
+                await lock_missing(db, ledger, {task.parent_id for task in chosen})
+                return None
 
     # -- what follows from what was applied -------------------------------------------------------------
 
-    async def _settle(self, db: Connection, ledger: Ledger) -> None:
-        """Take tasks from freed runners, hand strays back, stop the children of tasks that ended badly."""
-        for incarnation in ledger.freed:
-            for task in await self._leased(db, ledger, incarnation):
-                leases.lose(ledger, task)
-        for router, change, created in ledger.synced:
-            held = await self._leased(db, ledger, change.incarnation)
-            unknown = {task.router for task in held} - ledger.runners.keys()
-            if unknown:
-                load_runners(ledger, await db.fetch(sql.RUNNERS, [*unknown]))
-            for task in held:
-                if leases.is_stray(ledger, task, router, change, created):
-                    leases.hand_back(ledger, task)
-        position = 0
-        while position < len(ledger.ended_badly):
-            parent_id = ledger.ended_badly[position]
-            position += 1
-            load_tasks(ledger, await db.fetch(sql.LOCK_CHILDREN, parent_id))
-            for child in [task for task in ledger.tasks.values() if task.parent_id == parent_id]:
-                if not child.state.terminal:
-                    ledger.cancel(child)
-
     @staticmethod
-    async def _leased(db: Connection, ledger: Ledger, incarnation: str) -> list[Task]:
-        load_tasks(ledger, await db.fetch(sql.LOCK_LEASED, incarnation))
-        held = [task for task in ledger.tasks.values() if task.incarnation == incarnation]
-        await lock_missing(db, ledger, {task.parent_id for task in held})
-        return held
+    async def _settle(db: Connection, ledger: Ledger) -> None:
+        for needed in consequences.follow(ledger):
+            match needed:
+                case consequences.LoadLeased(incarnation):
+                    load_tasks(ledger, await db.fetch(sql.LOCK_LEASED, incarnation))
+                case consequences.LoadTasks(ids):
+                    await lock_missing(db, ledger, ids)
+                case consequences.LoadLeases(incarnations):
+                    load_runners(ledger, await db.fetch(sql.RUNNERS, [*incarnations]))
+                case consequences.LoadChildren(parent_id):
+                    load_tasks(ledger, await db.fetch(sql.LOCK_CHILDREN, parent_id))
 
     # -- rows out ----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from agentmesh.kit.errors import MeshError, NotFound, Unavailable
 from agentmesh_storage.adapters.listing import list_query
 from agentmesh_storage.adapters.migrations import check_all_applied
-from agentmesh_storage.adapters.rows import ARTIFACT_COLUMNS, TASK_COLUMNS, to_artifact, to_task
+from agentmesh_storage.adapters.rows import ARTIFACT_COLUMNS, HEAD_COLUMNS, TASK_COLUMNS, to_artifact, to_head, to_task
 from agentmesh_storage.adapters.sqlite import schedules
 from agentmesh_storage.adapters.sqlite.migrate import migrate, pending
 from agentmesh_storage.adapters.sqlite.pruning import prune
@@ -28,7 +28,6 @@ from agentmesh_storage.domain import (
     Step,
     Task,
     TaskFilter,
-    head_of,
 )
 from agentmesh_storage.ports import News, Page, Pruned, Retention, SchedulePage, check_kept
 from agentmesh_storage.rules import Rules
@@ -135,9 +134,9 @@ class SqliteTaskStore:
 
     async def heads(self, task_ids: Sequence[str]) -> list[Head]:
         """See TaskStore."""
-        sql = f"SELECT {TASK_COLUMNS} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
+        sql = f"SELECT {HEAD_COLUMNS} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
         rows = await self._read(lambda: self._reader.execute(sql, (json.dumps(list(task_ids)),)).fetchall())
-        return [head_of(to_task(row)) for row in rows]
+        return [to_head(row) for row in rows]
 
     async def backlog(self, limit: int) -> dict[str, int]:
         """See TaskStore."""

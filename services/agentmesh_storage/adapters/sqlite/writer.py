@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from agentmesh.kit.errors import MeshError
-from agentmesh_storage import claims, leases
+from agentmesh_storage import claims, consequences, leases
 from agentmesh_storage.adapters.rows import (
     CANDIDATE_COLUMNS,
     COLUMNS,
@@ -17,28 +17,14 @@ from agentmesh_storage.adapters.rows import (
 )
 from agentmesh_storage.adapters.schedule_rows import BATCH
 from agentmesh_storage.adapters.sqlite import schedules
-from agentmesh_storage.domain import (
-    AppendEvents,
-    Claim,
-    Claimed,
-    CreateTask,
-    FreeRunner,
-    GiveInput,
-    Mutation,
-    Offer,
-    Outcome,
-    RenewLease,
-    Runner,
-    SpawnTask,
-    Task,
-)
+from agentmesh_storage.adapters.wanted import Wanted, wanted_by
+from agentmesh_storage.domain import Claimed, Mutation, Offer, Outcome, Runner, Task
 from agentmesh_storage.ledger import Ledger
 from agentmesh_storage.ports import News, news_of
 from agentmesh_storage.rules import Rules
 
 _DEADLINE_GRACE_MS = 5_000  # runner and router end a task in time; storage does when both are gone
 _SWEEP_LIMIT = 500
-_MAX_CLAIM_BYTES = 1024 * 1024  # of specs: one reply holds what one claim gives
 
 _INSERT_TASK = f"INSERT INTO tasks ({TASK_COLUMNS}) VALUES ({', '.join('?' * len(COLUMNS))})"
 _UPDATE_TASK = f"UPDATE tasks SET {', '.join(f'{column} = ?' for column in MOVING)} WHERE id = ?"
@@ -47,6 +33,7 @@ _BY_REQUEST = (
     f"SELECT {TASK_COLUMNS} FROM tasks WHERE tenant = ? AND request_id = ? AND request_id <> '' AND request_open = 1"
 )
 _BY_PARENT_STEP = f"SELECT {TASK_COLUMNS} FROM tasks WHERE parent_id = ? AND parent_step = ? AND parent_id <> ''"
+_ANSWERED = "SELECT 1 FROM steps WHERE task_id = ? AND key = ?"
 _LEASED = f"SELECT {TASK_COLUMNS} FROM tasks WHERE incarnation = ? AND incarnation <> ''"
 _CHILDREN = f"SELECT {TASK_COLUMNS} FROM tasks WHERE parent_id = ? AND parent_id <> '' AND end_ms IS NULL"
 _HIGHEST = 1_000_000  # above every priority
@@ -93,7 +80,8 @@ class Writer:
     def commit(self, mutations: Sequence[Mutation], now_ms: int) -> tuple[list[Outcome | MeshError], News]:
         """Apply mutations in order."""
         with _Transaction(self._db):
-            ledger = self._load(mutations, now_ms)
+            ledger = Ledger(now_ms, self._rules)
+            self._load(ledger, wanted_by(mutations))
             schedules.load(self._db, ledger, mutations)
             outcomes = [ledger.apply(mutation) for mutation in mutations]
             self._settle(ledger)
@@ -105,16 +93,8 @@ class Writer:
         with _Transaction(self._db):
             self._db.execute(_MAKE_DUE, (now_ms,))
             ledger = Ledger(now_ms, self._rules)
-            self._load_runners(ledger, {offer.incarnation for offer in offers})
-            claimed: list[Claimed] = []
-            max_bytes = _MAX_CLAIM_BYTES
-            room, taken = self._room(), set[str]()
-            for offer in offers:
-                # A lease that was lost meanwhile is never swept again: nobody would miss what it gets.
-                if ledger.lives(offer.incarnation) and max_bytes > 0:
-                    given = self._start_attempts(ledger, offer, room, taken, max_bytes)
-                    max_bytes -= sum(len(claim.task.spec) for claim in given)
-                    claimed.extend(given)
+            self._load_runners(ledger, _RUNNERS, {offer.incarnation for offer in offers})
+            claimed = self._drive(ledger, claims.give(ledger, offers, self._room(), self._turns))
             self._settle(ledger)
             self._write(ledger)
         return claimed, news_of(ledger)
@@ -130,7 +110,7 @@ class Writer:
             parameters = {"now": now_ms, "grace": _DEADLINE_GRACE_MS}
             overdue = [task for sql in _OVERDUE for task in to_tasks(self._db.execute(sql, parameters))]
             ledger.tasks.update((task.id, task) for task in overdue)
-            self._load_ids(ledger, {task.parent_id for task in overdue if task.parent_id})
+            self._load_ids(ledger, {task.parent_id for task in overdue})
             for task in overdue:
                 ledger.expire_if_due(task)
             self._settle(ledger)
@@ -163,41 +143,31 @@ class Writer:
             room.add(agent, tenant, limited_by, count)
         return room
 
-    def _start_attempts(
-        self, ledger: Ledger, offer: Offer, room: claims.Room, taken: set[str], max_bytes: int
-    ) -> list[Claimed]:
-        chosen = [candidate.id for candidate in self._choose(claims.rounds(offer, room, self._turns, taken))]
-        self._load_ids(ledger, set(chosen))
-        self._load_ids(ledger, {ledger.tasks[i].parent_id for i in chosen if ledger.tasks[i].parent_id})
-        claimed = []
-        for task in [ledger.tasks[task_id] for task_id in chosen]:
-            if max_bytes <= 0:
-                break
-            if not ledger.expire_if_due(task):
-                chunk = ledger.start_attempt(task, Claim(offer.incarnation, offer.agent_version, offer.router))
-                claimed.append(Claimed(task, chunk))
-                max_bytes -= len(task.spec)
-        return claimed
-
-    def _choose(self, rounds: claims.Rounds) -> list[claims.Candidate]:
-        """Answer what the choice asks until it is made."""
+    def _drive(self, ledger: Ledger, giving: claims.Giving) -> list[Claimed]:
+        """Answer what is asked until everything is given."""
         try:
-            asked = next(rounds)
+            asked = next(giving)
             while True:
-                asked = rounds.send(self._answer(asked))
-        except StopIteration as made:
-            chosen: list[claims.Candidate] = made.value
-            return chosen
+                asked = giving.send(self._answer(ledger, asked))
+        except StopIteration as given:
+            claimed: list[Claimed] = given.value
+            return claimed
 
-    def _answer(self, asked: claims.Asked) -> claims.Answer:
-        if isinstance(asked, claims.ListPriorities):
-            return self._priorities(asked.agent)
-        if isinstance(asked, claims.ListTenants):
-            return self._tenants(asked)
-        found = []
-        for tenant in asked.tenants:
-            found += self._db.execute(_READY, (asked.agent, -asked.priority, tenant, asked.limit)).fetchall()
-        return [claims.Candidate(*row) for row in found]
+    def _answer(self, ledger: Ledger, asked: claims.Asked) -> claims.Answer:
+        match asked:
+            case claims.ListPriorities(agent):
+                return self._priorities(agent)
+            case claims.ListTenants():
+                return self._tenants(asked)
+            case claims.ListReady(agent, priority, tenants, limit):
+                found = []
+                for tenant in tenants:
+                    found += self._db.execute(_READY, (agent, -priority, tenant, limit)).fetchall()
+                return [claims.Candidate(*row) for row in found]
+            case claims.LoadChosen(ids):
+                self._load_ids(ledger, ids)
+                self._load_ids(ledger, {ledger.tasks[task_id].parent_id for task_id in ids})
+                return None
 
     def _priorities(self, agent: str) -> list[int]:
         found: list[int] = []
@@ -222,95 +192,46 @@ class Writer:
 
     # -- rows in -----------------------------------------------------------------------------------------
 
-    def _load(self, mutations: Sequence[Mutation], now_ms: int) -> Ledger:
-        ledger = Ledger(now_ms, self._rules)
-        ids: set[str] = set()
-        incarnations: set[str] = set()
-        for mutation in mutations:
-            change = mutation.change
-            if isinstance(change, AppendEvents):
-                ids.add(change.task_id)
-                ids.update(change.awaited_task_ids)
-                if change.passivate and change.input_id:
-                    self._load_answer(ledger, change.task_id, change.input_id)
-            elif isinstance(change, CreateTask):
-                if change.task.request_id:
-                    self._load_request(ledger, change)
-                if change.claim is not None:
-                    incarnations.add(change.claim.incarnation)
-            elif isinstance(change, SpawnTask):
-                ids.add(change.parent_id)
-                if change.child.claim is not None:
-                    incarnations.add(change.child.claim.incarnation)
-                key = (change.parent_id, change.step_key)
-                for twin in to_tasks(self._db.execute(_BY_PARENT_STEP, key)):
-                    ledger.by_parent_step[key] = ledger.tasks.setdefault(twin.id, twin)
-            elif isinstance(change, RenewLease | FreeRunner):
-                incarnations.add(change.incarnation)
-                if isinstance(change, RenewLease):
-                    for row in self._db.execute(_NAMESAKES, (change.name,)):
-                        ledger.runners[row[0]] = _runner(row)
-            elif isinstance(change, GiveInput):
-                ids.add(change.task_id)
-                self._load_answer(ledger, change.task_id, change.input_id)
-            elif hasattr(change, "task_id"):
-                ids.add(change.task_id)
-        self._load_ids(ledger, ids)
-        self._load_ids(ledger, {t.parent_id for t in list(ledger.tasks.values()) if t.parent_id})
-        self._load_runners(ledger, incarnations)
-        return ledger
+    def _load(self, ledger: Ledger, wanted: Wanted) -> None:
+        for key in wanted.requests:
+            for twin in self._load_tasks(ledger, _BY_REQUEST, key):
+                ledger.by_request[key] = twin
+        for key in wanted.parent_steps:
+            for twin in self._load_tasks(ledger, _BY_PARENT_STEP, key):
+                ledger.by_parent_step[key] = twin
+        for key in wanted.answers:
+            if self._db.execute(_ANSWERED, key).fetchone():
+                ledger.answered.add(key)
+        self._load_ids(ledger, wanted.tasks)
+        self._load_ids(ledger, {task.parent_id for task in ledger.tasks.values()})
+        self._load_runners(ledger, _RUNNERS, wanted.leases | wanted.changing)
+        self._load_runners(ledger, _NAMESAKES, wanted.names)
 
-    def _load_runners(self, ledger: Ledger, incarnations: set[str]) -> None:
-        for incarnation in incarnations:
-            for row in self._db.execute(_RUNNERS, (incarnation,)):
-                ledger.runners[incarnation] = _runner(row)
+    def _load_runners(self, ledger: Ledger, sql: str, keys: Iterable[str]) -> None:
+        for key in keys:
+            for row in self._db.execute(sql, (key,)):
+                ledger.runners[row[0]] = _runner(row)
 
-    def _load_ids(self, ledger: Ledger, ids: set[str]) -> None:
-        missing = [task_id for task_id in ids if task_id not in ledger.tasks]
+    def _load_ids(self, ledger: Ledger, ids: Iterable[str]) -> None:
+        missing = [task_id for task_id in ids if task_id and task_id not in ledger.tasks]
         if missing:
-            for task in to_tasks(self._db.execute(_BY_ID, (json.dumps(missing),))):
-                ledger.tasks[task.id] = task
+            self._load_tasks(ledger, _BY_ID, (json.dumps(missing),))
 
-    def _load_request(self, ledger: Ledger, change: CreateTask) -> None:
-        key = (change.task.tenant, change.task.request_id)
-        for twin in to_tasks(self._db.execute(_BY_REQUEST, key)):
-            ledger.by_request[key] = ledger.tasks.setdefault(twin.id, twin)
-
-    def _load_answer(self, ledger: Ledger, task_id: str, input_id: str) -> None:
-        if self._db.execute("SELECT 1 FROM steps WHERE task_id = ? AND key = ?", (task_id, input_id)).fetchone():
-            ledger.answered.add((task_id, input_id))
-
-    # -- what follows from what was applied -------------------------------------------------------------
+    def _load_tasks(self, ledger: Ledger, sql: str, parameters: tuple[str, ...]) -> list[Task]:
+        """Take rows in; a task that the ledger holds already stays as it is there."""
+        return [ledger.tasks.setdefault(task.id, task) for task in to_tasks(self._db.execute(sql, parameters))]
 
     def _settle(self, ledger: Ledger) -> None:
-        """Take tasks from freed runners and stop the children of tasks that ended badly."""
-        for incarnation in ledger.freed:
-            for task in self._leased(ledger, incarnation):
-                leases.lose(ledger, task)
-        for router, sync, created in ledger.synced:
-            held = self._leased(ledger, sync.incarnation)
-            self._load_runners(ledger, {task.router for task in held} - ledger.runners.keys())
-            for task in held:
-                if leases.is_stray(ledger, task, router, sync, created):
-                    leases.hand_back(ledger, task)
-        position = 0
-        while position < len(ledger.ended_badly):
-            parent_id = ledger.ended_badly[position]
-            position += 1
-            self._adopt(ledger, to_tasks(self._db.execute(_CHILDREN, (parent_id,))))
-            for child in [task for task in ledger.tasks.values() if task.parent_id == parent_id]:
-                if not child.state.terminal:
-                    ledger.cancel(child)
-
-    def _leased(self, ledger: Ledger, incarnation: str) -> list[Task]:
-        """Return what a runner holds, also what it got in this transaction, with the parents loaded."""
-        stored = self._adopt(ledger, to_tasks(self._db.execute(_LEASED, (incarnation,))))
-        self._load_ids(ledger, {task.parent_id for task in stored if task.parent_id})
-        return [task for task in ledger.tasks.values() if task.incarnation == incarnation]
-
-    @staticmethod
-    def _adopt(ledger: Ledger, tasks: list[Task]) -> list[Task]:
-        return [ledger.tasks.setdefault(task.id, task) for task in tasks]
+        for needed in consequences.follow(ledger):
+            match needed:
+                case consequences.LoadLeased(incarnation):
+                    self._load_tasks(ledger, _LEASED, (incarnation,))
+                case consequences.LoadTasks(ids):
+                    self._load_ids(ledger, ids)
+                case consequences.LoadLeases(incarnations):
+                    self._load_runners(ledger, _RUNNERS, incarnations)
+                case consequences.LoadChildren(parent_id):
+                    self._load_tasks(ledger, _CHILDREN, (parent_id,))
 
     # -- rows out ----------------------------------------------------------------------------------------
 
