@@ -94,6 +94,7 @@ async def _serve(settings: Settings) -> None:
         gateway = build(settings, stack)
         if settings.monitoring.metrics:
             _serve_metrics(endpoint, stack)
+        lifecycle.spare_what_stays()
         port = listener.getsockname()[1]
         log.info("started", role=names.GATEWAY, address=f"{endpoint.bound_host}:{port}", pid=os.getpid())
         await serve_until(

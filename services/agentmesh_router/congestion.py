@@ -2,7 +2,8 @@
 
 A queue that drains is a burst and does no harm. One that stands, longer than the target for several windows in a
 row, is overload. From then on only so many submits may be on their way as the best rate of the last seconds works
-off within half the target (Little's law; half, so that the queue drains), until none had to be refused for a while.
+off within a quarter of the target (Little's law: what is beyond that only waits), or within the time of the quickest
+commits and a quarter more if that is longer, up to half the target; until none had to be refused for a while.
 The rate is measured under that very limit: if work gets faster the limit grows with it, without probing.
 """
 
@@ -17,6 +18,9 @@ MOST: Final = 4096
 """Submits that may be on their way while the mesh copes."""
 _STANDS_FOR: Final = 3
 _HOPELESS: Final = 4  # targets' worth of work on the way: no need to see it stand for longer
+_SHORT: Final = 0.25  # of the target; at half of it the tail was twice as long, and no more got done
+_LONG: Final = 0.5
+_ABOVE_QUICKEST: Final = 1.25
 _CALM_S: Final = 2.0
 _BEST_OF: Final = 50
 _SMOOTHING: Final = 0.3
@@ -35,6 +39,7 @@ class Congestion:
         self._standing = 0  # windows in a row in which the queue stood
         self._last_refusal_s = 0.0
         self._rates: deque[float] = deque([0.0], maxlen=_BEST_OF)
+        self._quickest: deque[float] = deque([0.0], maxlen=_BEST_OF)
         self._start_rate = 0.0
         self.overloaded = False
         self.limit: float = MOST
@@ -58,6 +63,7 @@ class Congestion:
             return
         if self._delays or self._starts:
             self._rates.append(_smoothed(self._rates[-1], len(self._delays) / elapsed))
+            self._quickest.append(min(self._delays, default=self._target_s))
             self._start_rate = _smoothed(self._start_rate, self._starts / elapsed)
         if self._delays:  # a window without commits says nothing about the queue
             stands = max(_median(self._delays), _median(self._lags)) > self._target_s
@@ -70,7 +76,7 @@ class Congestion:
             self._standing = 0
         if self.overloaded and not self._standing and now - self._last_refusal_s > _CALM_S:
             self.overloaded = False
-        self.limit = max(LEAST, max(self._rates) * self._target_s / 2) if self.overloaded else MOST
+        self.limit = max(LEAST, max(self._rates) * self._within_s()) if self.overloaded else MOST
         self._delays.clear()
         self._lags.clear()
         self._starts = 0
@@ -91,6 +97,11 @@ class Congestion:
     def refused(self) -> None:
         """Hear that a submit was refused for overload."""
         self._last_refusal_s = self._now()
+
+    def _within_s(self) -> float:
+        """Return how long submits may be on their way: a disk that takes long needs more of them to do as much."""
+        quickest = _ABOVE_QUICKEST * min(self._quickest)
+        return min(max(quickest, _SHORT * self._target_s), _LONG * self._target_s)
 
 
 def _smoothed(before: float, rate: float) -> float:

@@ -35,11 +35,13 @@ class RunTasksStream:
         self._subscriptions: dict[str, Subscription] = {}
         self._live: set[Subscription] = set()  # those whose task's acceptance was said
         self._dirty: dict[Subscription, None] = {}
+        self._dry: dict[Subscription, None] = {}  # whose log has to be read before there is something to take
         self._submitting = 0
         self._read_all = False
         self._woken = asyncio.Event()
         self._room = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
+        self._log_reader: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "RunTasksStream":
         self._engine.at_drain.add(self._woken.set)
@@ -49,8 +51,9 @@ class RunTasksStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._engine.at_drain.discard(self._woken.set)
-        if self._reader is not None:
-            self._reader.cancel()
+        for reader in (self._reader, self._log_reader):
+            if reader is not None:
+                reader.cancel()
         for subscription in self._subscriptions.values():
             self._engine.hub.remove(subscription)
 
@@ -63,7 +66,7 @@ class RunTasksStream:
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             self._engine.check_open()
-            data = await self._collect()
+            data = self._collect()
             if data:
                 yield data
             elif self._read_all and not self._subscriptions and not self._submitting:
@@ -72,14 +75,15 @@ class RunTasksStream:
 
     # -- out ----------------------------------------------------------------------------------------------
 
-    async def _collect(self) -> bytes:
+    def _collect(self) -> bytes:
         self._woken.clear()
         parts: list[bytes] = []
         size = sum(map(len, self._answers))
         while self._dirty and size < _MAX_MESSAGE_BYTES:
             subscription, _ = self._dirty.popitem()
             if subscription.is_dry:
-                await self._catch_up_with_others(subscription)
+                self._dry[subscription] = None
+                continue
             data = subscription.take()
             size += len(data)
             parts.append(data)
@@ -89,20 +93,26 @@ class RunTasksStream:
                 self._dirty[subscription] = None
         if self._dirty:
             self._woken.set()
+        else:
+            self._read_logs()
         self._room.set()
-        # Last taken, first said: a task may have been accepted while another's log was read.
         answers, self._answers = self._answers, []
         return b"".join(answers + parts)
 
-    async def _catch_up_with_others(self, subscription: Subscription) -> None:
-        """Read the logs of several at once: one after the other, a burst of news would hold up all other answers."""
-        others = list(islice((other for other in self._dirty if other.is_dry), _MAX_READS - 1))
-        for other in others:
-            del self._dirty[other]
-        await asyncio.gather(*map(self._catch_up, (subscription, *others)))
-        for other in others:
-            if not other.is_dry:  # what could not be read is woken later
-                self._wake(other)
+    def _read_logs(self) -> None:
+        """See that the next few logs are read, while all other answers go on."""
+        if self._log_reader is not None and self._log_reader.done():
+            self._log_reader.result()
+            self._log_reader = None
+        if self._log_reader is None and self._dry:
+            some = list(islice(self._dry, _MAX_READS))
+            for subscription in some:
+                del self._dry[subscription]
+            self._log_reader = asyncio.create_task(self._catch_up_all(some))
+            self._log_reader.add_done_callback(lambda _: self._woken.set())
+
+    async def _catch_up_all(self, subscriptions: list[Subscription]) -> None:
+        await asyncio.gather(*(self._catch_up(one) for one in subscriptions if one in self._live and one.is_dry))
 
     async def _catch_up(self, subscription: Subscription) -> None:
         try:
@@ -113,6 +123,8 @@ class RunTasksStream:
         except MeshError as error:
             log.info("log_not_read", task_id=subscription.task_id, reason=error.reason)
             asyncio.get_running_loop().call_later(_RETRY_READ_S, self._wake, subscription)
+        else:
+            self._wake(subscription)
 
     def _wake(self, subscription: Subscription) -> None:
         if subscription in self._live:
@@ -211,6 +223,7 @@ class RunTasksStream:
         self._engine.hub.remove(subscription)
         self._live.discard(subscription)
         self._dirty.pop(subscription, None)
+        self._dry.pop(subscription, None)
         if self._subscriptions.get(subscription.task_id) is subscription:
             del self._subscriptions[subscription.task_id]
         self._room.set()

@@ -1,16 +1,20 @@
 """`python -m tests.promises.overload`: R9 and R10 beside their anchors, on a mesh of this machine.
 
-R9: the mesh at the load where it does most (its peak), then at three times that rate, whatever becomes of it.
-R10: a tenant with one task at a time, alone, then beside another that submits at ten times its own limit.
+R9: the mesh at the load where it does most (its peak), and at three times that rate, whatever becomes of it.
+R10: a tenant with one task at a time, alone, and beside another that submits at ten times its own limit.
+Each is timed by turns with its anchor, three times: what else the machine does then slows both.
 """
 
 import asyncio
+import gc
 import hashlib
 import json
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from agentmesh.client import AsyncClient
@@ -23,11 +27,31 @@ Row = tuple[str, str, str, bool]
 
 _LOADS = (64, 128, 256)
 _LOAD_S = 4.0
-_OVERLOAD_S = 10.0
 _SETTLE_S = 3.0
-_PROBES_S = 8.0
+_TURNS = 3
+_PROBES_S = 6.0
 _NOISY_PER_S = 50
 _KEYS = {tenant: f"key-of-{tenant}" for tenant in ("plain", "noisy", "victim")}
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What became of `_LOAD_S` of load."""
+
+    rate: float  # tasks ended a second
+    offered: int
+    accepted: list[float]
+    completed: list[float]
+    refused: list[float]
+    hinted: int
+
+    @classmethod
+    def of(cls, load: OpenLoad) -> "Account":
+        """Read the account that the load has kept since it was last told to forget."""
+        hinted = sum(refusal.error.retry_after_s is not None for refusal in load.refused)
+        refused = [refusal.after_s for refusal in load.refused]
+        accepted, completed = list(load.accepted), list(load.completed)
+        return cls(len(completed) / _LOAD_S, load.offered, accepted, completed, refused, hinted)
 
 
 async def measure() -> list[Row]:
@@ -51,47 +75,56 @@ async def measure() -> list[Row]:
 
 
 async def _overload(address: str) -> list[Row]:
-    peak, peak_accepted, peak_ended = 0.0, [0.0], [0.0]
+    peaks: list[Account] = []
+    overloads: list[Account] = []
     async with OpenLoad(address, token=_KEYS["plain"]) as load:
         await load.keep(32, 1)
-        for in_flight in _LOADS:
-            await load.finish(60)
+        at_load = {in_flight: await _peak(load, in_flight) for in_flight in _LOADS}
+        best = max(at_load, key=lambda in_flight: at_load[in_flight].rate)
+        for _ in range(_TURNS):
+            peaks.append(await _peak(load, best))
+            await load.offer(3 * peaks[-1].rate, _SETTLE_S)  # how it gets there is not what is promised
             load.forget()
-            await load.keep(in_flight, _LOAD_S)
-            if (rate := len(load.completed) / _LOAD_S) > peak:
-                peak, peak_accepted, peak_ended = rate, list(load.accepted), list(load.completed)
-        await load.finish(60)
-        load.forget()
-        await load.offer(3 * peak, _SETTLE_S)  # how it gets there is not what is promised
-        load.forget()
-        before = load.unanswered
-        await load.offer(3 * peak, _OVERLOAD_S)
-        good, offered = len(load.completed) / _OVERLOAD_S, (load.offered - before) / _OVERLOAD_S
-        await load.finish(120)
-    refused = [refusal.after_s for refusal in load.refused]
-    hinted = sum(refusal.error.retry_after_s is not None for refusal in load.refused)
+            await load.offer(3 * peaks[-1].rate, _LOAD_S)
+            overloads.append(Account.of(load))
+    goodput = statistics.median(over.rate / peak.rate for over, peak in zip(overloads, peaks, strict=True))
+    refused = [after_s for over in overloads for after_s in over.refused]
+    hinted = sum(over.hinted for over in overloads)
     return [
-        _row("R9 goodput at 3x", good, "/s", peak, good / peak, 0.8, at_least=True),
-        _ratio_of_p99("R9 p99 to acceptance", load.accepted, peak_accepted, 2.0),
-        _ratio_of_p99("R9 p99 to the end", load.completed, peak_ended, 2.0),
+        _row("R9 goodput at 3x", _median_rate(overloads), "/s", _median_rate(peaks), goodput, 0.8, at_least=True),
+        _ratio_of_p99("R9 p99 to acceptance", *(_all(of, "accepted") for of in (overloads, peaks)), 2.0),
+        _ratio_of_p99("R9 p99 to the end", *(_all(of, "completed") for of in (overloads, peaks)), 2.0),
         (
             "R9 refusals",
-            f"{len(refused)} of {offered * _OVERLOAD_S:.0f}, {hinted} with a hint, p99 {_p99_ms(refused):.1f} ms",
+            f"{len(refused)} of {sum(over.offered for over in overloads)}, {hinted} with a hint, "
+            f"p99 {_p99_ms(refused):.1f} ms",
             "p99 at most 50 ms, each with a hint",
             bool(refused) and hinted == len(refused) and _p99_ms(refused) <= 50,
         ),
     ]
 
 
+async def _peak(load: OpenLoad, in_flight: int) -> Account:
+    await load.finish(60)
+    load.forget()
+    await load.keep(in_flight, _LOAD_S)
+    return Account.of(load)
+
+
 async def _fairness(address: str) -> list[Row]:
-    async with AsyncClient(address, token=_KEYS["victim"]) as victim:
-        alone, refused_alone = await _one_at_a_time(victim)
-        async with OpenLoad(address, token=_KEYS["noisy"], streams=2) as noisy:
+    alone: list[float] = []
+    beside: list[float] = []
+    refused = 0
+    async with (
+        AsyncClient(address, token=_KEYS["victim"]) as victim,
+        OpenLoad(address, token=_KEYS["noisy"], streams=2) as noisy,
+    ):
+        for _ in range(_TURNS):
+            refused += await _one_at_a_time(victim, alone)
             flood = asyncio.create_task(noisy.offer(10 * _NOISY_PER_S, _PROBES_S + 1))
-            beside, refused_beside = await _one_at_a_time(victim)
+            refused += await _one_at_a_time(victim, beside)
             await flood
             await noisy.finish(60)
-    refused = refused_alone + refused_beside
     return [
         _ratio_of_p99("R10 victim's p99 to the end", beside, alone, 1.5),
         (
@@ -103,9 +136,8 @@ async def _fairness(address: str) -> list[Row]:
     ]
 
 
-async def _one_at_a_time(client: AsyncClient) -> tuple[list[float], int]:
-    """Run tasks at half the tenant's rate; return the seconds of each, and how many were refused."""
-    times: list[float] = []
+async def _one_at_a_time(client: AsyncClient, times: list[float]) -> int:
+    """Run tasks at half the tenant's rate; add the seconds of each, and return how many were refused."""
     refused = 0
     end = time.perf_counter() + _PROBES_S
     while time.perf_counter() < end:
@@ -114,12 +146,20 @@ async def _one_at_a_time(client: AsyncClient) -> tuple[list[float], int]:
         times.append(time.perf_counter() - began)
         refused += not result.completed
         await asyncio.sleep(2 / _NOISY_PER_S)
-    return times, refused
+    return refused
 
 
 def _ratio_of_p99(what: str, values: Sequence[float], anchor: Sequence[float], bound: float) -> Row:
     value, beside = _p99_ms(values), _p99_ms(anchor)
     return _row(what, value, " ms", beside, value / beside, bound, at_least=False)
+
+
+def _all(accounts: Sequence[Account], what: str) -> list[float]:
+    return [value for account in accounts for value in getattr(account, what)]
+
+
+def _median_rate(accounts: Sequence[Account]) -> float:
+    return statistics.median(account.rate for account in accounts)
 
 
 def _row(what: str, value: float, unit: str, anchor: float, ratio: float, bound: float, *, at_least: bool) -> Row:
@@ -134,6 +174,7 @@ def _p99_ms(values: Sequence[float]) -> float:
 
 def main() -> None:
     """Print the figures; exit with 1 if one is missed."""
+    gc.disable()  # the account of every submit grows by the thousand: walking over it is not the mesh's time
     rows = asyncio.run(measure())
     for what, figure, bound, holds in rows:
         print(f"{'pass' if holds else 'FAIL'} {what}: {figure} ({bound})")

@@ -1,6 +1,7 @@
 """Runs a service as a process: starts it, tells when it is ready, drains it when it is asked to stop."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -69,6 +70,14 @@ def run_loop(main: Any) -> None:
         sys.exit(1)
 
 
+def spare_what_stays() -> None:
+    """Keep the garbage collector from walking over everything that lives as long as the process; call it once, when
+    the service has started. Modules and descriptors are 60,000 objects: each full collection stopped a busy router
+    for 30 ms, once or twice a second."""
+    gc.collect()
+    gc.freeze()
+
+
 def keyring_of(settings: Settings) -> Keyring:
     """Return the keys of the mesh: from the configuration, else from the data folder."""
     token = settings.services.token
@@ -134,6 +143,7 @@ async def _serve(role: str, settings: Settings, build: Build) -> None:
         if settings.monitoring.metrics:
             start_http_server(endpoint.metrics_port, addr=endpoint.bound_host)
         await server.start()
+        spare_what_stays()
         log.info("started", role=role, address=endpoint.listen, pid=os.getpid())
         checking = asyncio.create_task(health.run())
         await stop.wait()

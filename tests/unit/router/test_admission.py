@@ -18,11 +18,21 @@ TARGET_S = 0.1
 
 
 class World:
-    """Time, and a path that commits `rate` submits a second; every task that is committed gets a slot at once."""
+    """Time, and a path that commits `rate` submits a second; every task that is committed gets a slot at once.
 
-    def __init__(self, rate: float, *tenants: TenantLimits, queue_limit: int = 10_000, slots: bool = True) -> None:
+    `takes_s` is what a commit takes when nobody waits; others go on meanwhile."""
+
+    def __init__(
+        self,
+        rate: float,
+        *tenants: TenantLimits,
+        queue_limit: int = 10_000,
+        slots: bool = True,
+        takes_s: float = 0.0,
+    ) -> None:
         self.now = 100.0
         self.rate = rate
+        self.takes_s = takes_s
         self.slots = slots
         self.starts = slots  # else what is committed waits for ever
         self.broken = False
@@ -83,7 +93,7 @@ class World:
             if self.starts and not self.slots:
                 self.admission.claimed(tenant)
 
-        self.at(self._free_at, done)
+        self.at(self._free_at + self.takes_s, done)
 
 
 def p99(values: list[float]) -> float:
@@ -106,6 +116,15 @@ def test_overload_costs_no_goodput_and_keeps_the_delay_of_what_is_accepted_bound
     assert len(late) >= 0.95 * 6 * 1000
     assert p99(late) <= TARGET_S
     assert {error.reason for error in world.refused("acme")} == {"OVERLOADED"}
+
+
+def test_a_disk_with_a_long_way_to_it_does_as_much_under_overload() -> None:
+    world = World(1000, takes_s=0.04)
+    world.load("acme", 3000, 20)
+    world.run()
+    late = world.delays_of("acme", after=4)
+    assert len(late) >= 0.95 * 16 * 1000
+    assert p99(late) <= TARGET_S
 
 
 def test_a_burst_that_drains_is_not_refused() -> None:
