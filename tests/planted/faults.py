@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 _DURABILITY = "tests/integration/test_promises_durability.py"
 _STEERING = "tests/integration/test_promises_steering.py"
+_OVERLOAD = "tests/integration/test_promises_overload.py"
 _OUTAGES = "tests/integration/test_promises_outages.py"
 
 
@@ -107,6 +108,38 @@ FAULTS = (
         "        if self._left < 1:\n            return False\n",
         "",
         (_STEERING, "-k", "r8 and sqlite"),
+    ),
+    Planted(
+        "R9",
+        "however many are on their way, one more is taken",
+        "services/agentmesh_router/congestion.py",
+        "        if committing >= self.limit:\n            return False\n",
+        "        return True\n",
+        ("tests/unit/router/test_admission.py", "-k", "overload_costs_no_goodput"),
+    ),
+    Planted(
+        "R9",
+        "who is refused for load is not told when to come back",
+        "services/agentmesh_router/admission.py",
+        "reason=names.OVERLOADED, retry_after_s=self._spread(min(hint_s, _LONGEST_HINT_S))\n",
+        "reason=names.OVERLOADED\n",
+        (_OVERLOAD, "-k", "r9_under and sqlite"),
+    ),
+    Planted(
+        "R10",
+        "a tenant's turn at the free slots never ends",
+        "services/agentmesh_storage/claims.py",
+        "        return left if tenant == last and left > 0 else self._rules.weight_of(tenant)\n",
+        "        return 1_000_000\n",
+        (_OVERLOAD, "-k", "r10_the_few and sqlite"),
+    ),
+    Planted(
+        "R10",
+        "a tenant's rate bounds nothing",
+        "services/agentmesh_router/rate_limits.py",
+        "        if not grant.tokens:\n            raise",
+        "        if False:\n            raise",
+        (_OVERLOAD, "-k", "r10_a_tenant and sqlite"),
     ),
     Planted(
         "R11",

@@ -284,7 +284,7 @@ class Tasks(Section):
     """After so long without renewal a runner's tasks are given to another."""
     queue_limit: Count = 10_000
     """Tasks of one tenant that wait for a slot; more are refused. See `limits` for single tenants."""
-    accept_timeout_s: Annotated[float, Field(gt=0, le=60)] = 0.9
+    accept_timeout_s: Annotated[float, Field(gt=0, le=60)] = 0.8
     """How long a submit waits for its commit before it is told that storage does not answer."""
 
 

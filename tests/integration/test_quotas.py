@@ -1,9 +1,8 @@
-"""Overload, quotas and many watchers on a real mesh: who is refused is told when to come back, and nothing is lost."""
+"""Quotas and many watchers on a real mesh: who is refused is told when to come back, and nothing is lost."""
 
 import asyncio
 import hashlib
 import json
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -21,13 +20,11 @@ from agentmesh.kit.errors import MeshError, ResourceExhausted, from_rpc_error
 from agentmesh.kit.rpc_client import bearer, open_channel
 from tests.support import agents_for_tests
 from tests.support.mesh import Mesh
-from tests.support.open_load import OpenLoad
 from tests.support.reading import echo
 
-KEYS = {tenant: f"key-of-{tenant}" for tenant in ("quiet", "noisy", "small", "plain")}
+KEYS = {tenant: f"key-of-{tenant}" for tenant in ("noisy", "small", "plain")}
 LIMITS = [
     {"tenant": "noisy", "submits_per_s": 20, "burst": 10},
-    {"tenant": "quiet", "submits_per_s": 200},
     {"tenant": "small", "max_waiting": 3, "max_running": 2},
 ]
 
@@ -40,14 +37,12 @@ def environment() -> dict[str, str]:
         "AGENTMESH_SECURITY__RATE_LIMITING": "true",
         "AGENTMESH_SECURITY__API_KEYS": json.dumps(keys),
         "AGENTMESH_LIMITS__TENANTS": json.dumps(LIMITS),
-        # Far below the default, so that any machine is overloaded by this test's load.
-        "AGENTMESH_LIMITS__TARGET_DELAY_S": "0.01",
     }
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """One mesh with four tenants."""
+    """One mesh with three tenants."""
     agents = str(Path(agents_for_tests.__file__))
     with Mesh(tmp_path_factory.mktemp("mesh"), environment=environment(), arguments=["--agents", agents]) as running:
         yield running
@@ -68,34 +63,6 @@ async def submit(stub: "pb_grpc.TaskServiceAsyncStub", tenant: str) -> MeshError
     return None
 
 
-async def test_under_three_times_the_load_some_are_refused_with_a_hint_and_all_that_were_accepted_complete(
-    mesh: Mesh,
-) -> None:
-    async with AsyncClient(mesh.router, token=KEYS["plain"]) as client, client.lane(max_in_flight=64) as lane:
-        began = time.monotonic()
-        await asyncio.gather(*(lane.run("echo", "warm", parameters={"count": 1}) for _ in range(600)))
-        peak = 600 / (time.monotonic() - began)
-    async with OpenLoad(mesh.router, token=KEYS["plain"], streams=8) as load:
-        await load.offer(max(3 * peak, 3000), seconds=3)
-        await load.finish(timeout_s=40)
-    assert load.unanswered == 0
-    assert load.offered == len(load.completed) + len(load.refused)
-    assert load.refused
-    assert len(load.completed) > peak  # more than a second's worth of the three
-    for refusal in load.refused:
-        assert refusal.error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert refusal.error.reason == names.OVERLOADED
-        assert refusal.error.retry_after_s is not None
-        assert 0 < refusal.error.retry_after_s <= 7.5
-
-
-async def test_after_the_overload_nobody_is_refused(mesh: Mesh) -> None:
-    async with AsyncClient(mesh.router, token=KEYS["plain"]) as client:
-        # The shipped client waits out what is left of the overload.
-        results = [await client.run("echo", "calm", parameters={"count": 1}) for _ in range(20)]
-    assert all(result.completed for result in results)
-
-
 async def test_a_refused_unary_call_says_when_to_come_back_in_every_way_there_is(mesh: Mesh) -> None:
     async with stub_of(mesh) as stub:
         answers = await asyncio.gather(*(submit(stub, "noisy") for _ in range(60)))
@@ -113,30 +80,6 @@ async def test_a_refused_unary_call_says_when_to_come_back_in_every_way_there_is
             await submit_until_refused()
     trailing = dict(raised.value.trailing_metadata() or ())
     assert int(trailing[names.RETRY_PUSHBACK]) == round(1000 * (from_rpc_error(raised.value).retry_after_s or 0))
-
-
-async def test_a_tenant_far_over_its_rate_gets_its_rate_and_another_below_its_own_is_never_refused(
-    mesh: Mesh,
-) -> None:
-    refused: Counter[str] = Counter()
-    accepted: Counter[str] = Counter()
-    began = time.monotonic()
-
-    async def keep_submitting(stub: "pb_grpc.TaskServiceAsyncStub", tenant: str, pause_s: float) -> None:
-        while time.monotonic() - began < 3:
-            error = await submit(stub, tenant)
-            (accepted if error is None else refused)[tenant] += 1
-            await asyncio.sleep(pause_s)
-
-    async with stub_of(mesh) as noisy, stub_of(mesh) as quiet:
-        await asyncio.gather(
-            *(keep_submitting(noisy, "noisy", 0.02) for _ in range(10)), keep_submitting(quiet, "quiet", 0.02)
-        )
-    elapsed = time.monotonic() - began
-    assert refused["quiet"] == 0
-    assert accepted["quiet"] > 0
-    assert refused["noisy"] > 0
-    assert accepted["noisy"] <= 10 + 20 * elapsed + 1
 
 
 async def test_a_client_over_its_rate_that_honours_the_hints_gets_everything_through(mesh: Mesh) -> None:
