@@ -16,6 +16,7 @@ from agentmesh.kit.clock import SystemClock, duration
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.ids import incarnation_of
 from agentmesh.kit.settings import Settings
+from agentmesh_router.accepting import Acceptor
 from agentmesh_router.adapters.peers import StoragePeers
 from agentmesh_router.adapters.runner_link import RunnerConnection, RunnerLink
 from agentmesh_router.adapters.storage import GrpcStorage
@@ -25,6 +26,7 @@ from agentmesh_router.attempts import Attempts
 from agentmesh_router.catalog import Catalog
 from agentmesh_router.discovery import Discovery
 from agentmesh_router.domain import RetryPolicy
+from agentmesh_router.drafts import Drafts
 from agentmesh_router.grpc_api import TaskApi
 from agentmesh_router.hub import Hub
 from agentmesh_router.limiter import rate_limits
@@ -70,19 +72,19 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     storage.on_backlog = admission.backlog
     news = News(storage, hub, attempts)
     starter = Starter(storage, hub, attempts, clock, policy=policy, default_timeout_s=tasks.default_timeout_s)
-    engine = TaskEngine(
+    drafts = Drafts(catalog, clock, default_timeout_s=tasks.default_timeout_s)
+    acceptor = Acceptor(
         storage,
         hub,
         scheduler,
         attempts,
-        catalog,
-        news,
         starter,
+        drafts,
         clock,
         admission=admission,
-        default_timeout_s=tasks.default_timeout_s,
-        accept_timeout_s=tasks.accept_timeout_s,
+        timeout_s=tasks.accept_timeout_s,
     )
+    engine = TaskEngine(storage, hub, scheduler, attempts, catalog, news, drafts, acceptor)
     runners = Runners(
         storage, scheduler, attempts, catalog, engine, starter, news, policy=policy, lease_ttl_s=tasks.lease_ttl_s
     )
@@ -120,7 +122,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         watch_lag(admission.lagged),
         rates.keep_in_touch(),
         _every(_WATCH_DEADLINES_S, attempts.stop_overdue),
-        _every(_LATE_S, engine.give_up_late),
+        _every(_LATE_S, acceptor.give_up_late),
     ):
         _in_background(work, stack)
     task_service = task_service_pb2.DESCRIPTOR.services_by_name["TaskService"]

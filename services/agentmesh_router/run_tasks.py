@@ -11,8 +11,9 @@ from agentmesh.kit import telemetry
 from agentmesh.kit.errors import Internal, InvalidRequest, MeshError, NotFound, to_status
 from agentmesh.kit.ids import is_id
 from agentmesh.kit.rpc_server import Call
+from agentmesh_router.accepting import Accepted
 from agentmesh_router.hub import Subscription
-from agentmesh_router.service import Accepted, TaskEngine
+from agentmesh_router.service import TaskEngine
 
 log = telemetry.logger(__name__)
 

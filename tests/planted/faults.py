@@ -160,7 +160,7 @@ FAULTS = (
     Planted(
         "R13",
         "the shipped client does not repeat what is safe to repeat",
-        "libs/agentmesh/client/backoff.py",
+        "libs/agentmesh/client/repeating.py",
         "    return isinstance(error, Unavailable) or (\n",
         "    return isinstance(error, Unavailable) and False or (\n",
         ("tests/chaos/test_chaos.py", "-k", "r13"),

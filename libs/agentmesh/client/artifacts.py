@@ -11,8 +11,8 @@ from pathlib import Path
 
 from agentmesh.api.artifact.v1 import artifact_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
-from agentmesh.client.backoff import is_worth_repeating
 from agentmesh.client.calls import Caller
+from agentmesh.client.repeating import is_worth_repeating
 from agentmesh.kit.errors import Internal, MeshError
 
 _SMALL_BYTES = 3 * 1024 * 1024

@@ -7,8 +7,9 @@ from typing import Any
 
 import grpc
 
-from agentmesh.client.backoff import Backoff, is_out_of_reach, is_worth_repeating
 from agentmesh.client.channels import Channel, ChannelPool
+from agentmesh.client.repeating import is_out_of_reach, is_worth_repeating
+from agentmesh.kit.backoff import Backoff
 from agentmesh.kit.errors import MeshError, Unavailable, from_rpc_error
 from agentmesh.kit.rpc_client import bearer
 

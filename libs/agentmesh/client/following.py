@@ -5,9 +5,9 @@ from contextlib import aclosing
 
 from agentmesh.api.task.v1 import events_pb2
 from agentmesh.api.task.v1 import task_service_pb2 as pb
-from agentmesh.client.backoff import is_worth_repeating
 from agentmesh.client.calls import Caller
 from agentmesh.client.event import SequenceGap, ends_task, news_in
+from agentmesh.client.repeating import is_worth_repeating
 from agentmesh.kit.errors import MeshError, Unavailable
 
 _CANCEL_S = 2.0

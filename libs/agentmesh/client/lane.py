@@ -14,9 +14,9 @@ import structlog
 
 from agentmesh.api.task.v1 import task_service_pb2 as pb
 from agentmesh.client import artifacts
-from agentmesh.client.backoff import is_worth_repeating
 from agentmesh.client.calls import Caller
 from agentmesh.client.event import Event, events_of
+from agentmesh.client.repeating import is_worth_repeating
 from agentmesh.client.result import Result
 from agentmesh.client.ride import Ride
 from agentmesh.client.spec import TaskOptions, build_spec

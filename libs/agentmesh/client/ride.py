@@ -4,8 +4,8 @@ import asyncio
 
 from agentmesh.api.task.v1 import events_pb2
 from agentmesh.api.task.v1 import task_service_pb2 as pb
-from agentmesh.client.backoff import Backoff
 from agentmesh.client.event import SequenceGap, ends_task, news_in
+from agentmesh.kit.backoff import Backoff
 from agentmesh.kit.errors import MeshError
 
 MAX_BEHIND = 1000

@@ -1,6 +1,5 @@
 """The artifact store over gRPC; bytes go straight to storage."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -10,13 +9,13 @@ from agentmesh.api.storage.v1 import artifact_service_pb2 as pb
 from agentmesh.api.storage.v1 import artifact_service_pb2_grpc as pb_grpc
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import names, rpc_client
+from agentmesh.kit.backoff import Backoff
 from agentmesh.kit.errors import InvalidRequest, Unreachable, from_rpc_error
 
 _PIECE = 256 * 1024
 _TIMEOUT_S = 300.0
 _MAX_LOAD_BYTES = 256 * 1024 * 1024
-_TRIES = 8
-_FIRST_WAIT_S, _LAST_WAIT_S = 0.1, 2.0
+_RETRY_FOR_S = 10.0
 
 T = TypeVar("T")
 
@@ -42,19 +41,15 @@ class GrpcArtifacts:
         return await self._asked(lambda stub: self._load(stub, artifact_id, token))
 
     async def _asked(self, call: Callable[[Any], Awaitable[T]]) -> T:
-        wait_s = _FIRST_WAIT_S
-        for tries_left in reversed(range(_TRIES)):
+        backoff = Backoff(_RETRY_FOR_S)
+        while True:
             at = self._at
             try:
                 return await call(self._stubs[at])
-            except Unreachable:
-                if not tries_left:
-                    raise
+            except Unreachable as error:
                 if self._at == at:
                     self._at = (at + 1) % len(self._stubs)
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _LAST_WAIT_S)
-        raise AssertionError("unreachable")
+                await backoff.wait(error)
 
     async def _store(self, stub: Any, name: str, media_type: str, data: bytes, token: str) -> types_pb2.Artifact:
 

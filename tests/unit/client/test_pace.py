@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from agentmesh.client import AsyncClient
-from agentmesh.client.backoff import Backoff
+from agentmesh.kit.backoff import Backoff
 from agentmesh.kit.errors import ResourceExhausted
 from tests.support.fake_mesh import FakeMesh, mesh_at
 

@@ -1,12 +1,11 @@
-"""How long a client goes on trying: jittered waits that double, from a budget of time without progress."""
+"""How long whoever calls goes on trying: jittered waits that double, from a budget of time without progress."""
 
 import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
 
-from agentmesh.kit import names
-from agentmesh.kit.errors import Canceled, Internal, MeshError, ResourceExhausted, Unavailable
+from agentmesh.kit.errors import MeshError
 
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 2.0
@@ -52,30 +51,3 @@ class Backoff:
     async def wait(self, error: MeshError) -> None:
         """Wait before the next try, or raise `error` if the budget is used up."""
         await self._sleep(self.next_wait_s(error))
-
-
-def is_worth_repeating(error: MeshError) -> bool:
-    """Say whether trying again later may help: the mesh can't be reached, or it asked this client to slow down."""
-    return is_out_of_reach(error) or is_told_to_slow_down(error)
-
-
-def is_out_of_reach(error: MeshError) -> bool:
-    """Say whether a failure is one of the connection or of something that comes back.
-
-    A status without an error id was made by gRPC itself, not said by the mesh: the connection was cut.
-    """
-    return isinstance(error, Unavailable) or (
-        isinstance(error, Internal | Canceled) and "error_id" not in error.metadata
-    )
-
-
-def is_told_to_slow_down(error: MeshError) -> bool:
-    """Say whether a submit was refused for its pace. Nothing was done for it, so it is safe to repeat.
-
-    A full queue (QUEUE_FULL) is not of this kind: it may stay full for hours, and who fills it should know.
-    """
-    return (
-        isinstance(error, ResourceExhausted)
-        and error.retry_after_s is not None
-        and error.reason in (names.OVERLOADED, names.RATE_LIMITED)
-    )
