@@ -15,7 +15,9 @@ from agentmesh_storage.watching import Watcher
 log = telemetry.logger(__name__)
 
 _commits = telemetry.counter(names.STORAGE_COMMITS_TOTAL, "Transactions that were committed")
-_commit_duration = telemetry.histogram(names.STORAGE_COMMIT_DURATION, "From when a group of mutations was closed to its COMMIT")
+_commit_duration = telemetry.histogram(
+    names.STORAGE_COMMIT_DURATION, "From when a group of mutations was closed to its COMMIT"
+)
 _mutations = telemetry.counter(names.STORAGE_MUTATIONS_TOTAL, "Mutations that were applied or refused")
 _leases_lost = telemetry.counter(names.STORAGE_LEASES_LOST_TOTAL, "Runners whose lease ran out or was taken")
 _pruned = telemetry.counter(names.STORAGE_PRUNED_TOTAL, "What was kept long enough and is forgotten", ("what",))

@@ -1,4 +1,7 @@
-"""The hot path's plans on a big table that was never analysed: by index, whatever the statistics say."""
+"""The hot path's plans on a big table that was never analysed: by index, whatever the statistics say.
+
+A plan outlives the table that it was made for: what was planned on an empty table is tried on the big one, too.
+"""
 
 import json
 from collections.abc import AsyncIterator
@@ -20,15 +23,20 @@ _MANY = 20_000
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[PostgresTaskStore]:
     store = await open_store(Database(url=database_url, create_tables=True), RULES)
+    await leave_alone(store)
     yield store
     await store.aclose()
+
+
+async def leave_alone(store: PostgresTaskStore) -> None:
+    """Keep statistics from being gathered, which would also make every plan anew, as this does itself."""
+    await store.pool.fetch("ALTER TABLE tasks SET (autovacuum_enabled = off)")
 
 
 async def fill(store: PostgresTaskStore) -> None:
     """Multiply one task by many, of which most wait and some run, for a thousand tenants."""
     driver = Driver(store)
     await driver.create()
-    await store.pool.fetch("ALTER TABLE tasks SET (autovacuum_enabled = off)")
     same = ("agent", "spec", "create_ms", "priority", "request_hash", "context_id", "parent_id", "parent_step")
     same += ("retry_of", "traceparent", "timeout_ms", *(c for c in MOVING if c not in ("incarnation", "ready_ms")))
     columns = ", ".join(same)
@@ -84,20 +92,92 @@ async def test_a_batchs_write_finds_its_rows_by_index(store: PostgresTaskStore) 
     assert "Seq Scan" not in used
 
 
+async def planned_while_empty(db: Any, statement: str, types: tuple[str, ...]) -> str:
+    """Prepare a statement and run it once, as the first caller does; return what runs it again."""
+    name = f"planned_{abs(hash(statement))}"
+    await db.execute(f"PREPARE {name} ({', '.join(types)}) AS {statement}")
+    nothing = ", ".join("'{}'" if kind.endswith("[]") else "'1'" for kind in types)
+    await db.execute(f"EXECUTE {name} ({nothing})")
+    return name
+
+
+def rows_read(plan: dict[str, Any]) -> int:
+    """Return how many rows of `tasks` a plan read, used or not."""
+    read = sum(map(rows_read, plan.get("Plans", ())))
+    if plan.get("Relation Name") == "tasks":
+        read += (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)) * plan["Actual Loops"]
+    return int(read)
+
+
+IDS = "'{" + ",".join(f"many-{n}" for n in range(1, 65)) + "}'"
+
+
+@pytest.mark.parametrize(
+    ("statement", "types", "arguments"),
+    [
+        pytest.param(sql.LOCK_TASKS, ("text[]", "text[]"), f"{IDS}, {IDS}", id="lock"),
+        pytest.param(sql.LOCK_CHOSEN, ("text[]",), IDS, id="chosen"),
+        pytest.param(sql.REQUESTS, ("text[]", "text[]"), "ARRAY['t1', 't2'], ARRAY['r1', 'r2']", id="requests"),
+        pytest.param(sql.PARENT_STEPS, ("text[]", "text[]"), f"{IDS}, {IDS}", id="steps"),
+        pytest.param(sql.LOCK_CHILDREN, ("text",), "'many-1'", id="children"),
+        pytest.param(sql.MAKE_DUE, ("bigint",), "1", id="due"),
+        pytest.param(
+            sql.READY, ("text", "integer", "text[]", "bigint"), "'echo', -5, ARRAY['t1', 't2'], 8", id="ready"
+        ),
+    ],
+)
+async def test_what_was_planned_on_an_empty_table_reads_little_of_a_big_one(
+    store: PostgresTaskStore, statement: str, types: tuple[str, ...], arguments: str
+) -> None:
+    async with store.pool.lend() as db:
+        name = await planned_while_empty(db, statement, types)
+        await fill(store)
+        (row,) = await db.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE {name} ({arguments})")
+    assert rows_read(json.loads(row[0])[0]["Plan"]) <= 3 * 64
+
+
+async def test_a_write_that_was_planned_on_an_empty_table_looks_its_rows_up(store: PostgresTaskStore) -> None:
+    types = tuple(f"{sql.TYPES[column]}[]" for column in ("id", *MOVING))
+    async with store.pool.lend() as db:
+        name = await planned_while_empty(db, sql.write_statement(("changed",)), types)
+        (row,) = await db.fetch(f"EXPLAIN (FORMAT JSON) EXECUTE {name} ({', '.join(['NULL'] * len(types))})")
+    plan = json.loads(row[0])[0]["Plan"]
+    assert conditions(plan)
+    assert all("id = ANY" in condition for condition in conditions(plan)), plan
+
+
+def conditions(plan: dict[str, Any]) -> list[str]:
+    """Return by which condition each read of `tasks` finds its rows; "" for all of them."""
+    found = [condition for child in plan.get("Plans", ()) for condition in conditions(child)]
+    if plan.get("Relation Name") == "tasks" and plan["Node Type"] != "ModifyTable":
+        found.append(plan.get("Index Cond") or plan.get("Recheck Cond") or "")
+    return found
+
+
+async def test_plans_are_made_anew_as_tables_grow(database_url: str) -> None:
+    naive = "SELECT id FROM tasks WHERE id IN (SELECT unnest($1))"
+    read = {}
+    for replan_s in (60.0, 0.0):
+        settings = Database(url=database_url, create_tables=True, pool_size=1, max_overflow=0)
+        store = await open_store(settings, RULES, replan_s=replan_s)
+        await leave_alone(store)
+        await store.pool.fetch("TRUNCATE tasks")
+        async with store.pool.lend() as db:
+            name = await planned_while_empty(db, naive, ("text[]",))
+        await fill(store)
+        async with store.pool.lend() as db:
+            (row,) = await db.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE {name} ({IDS})")
+        read[replan_s] = rows_read(json.loads(row[0])[0]["Plan"])
+        await store.aclose()
+    assert read[60.0] > _MANY  # or this test shows nothing
+    assert read[0.0] <= 64
+
+
 async def test_a_claim_steps_over_tenants_and_never_through_their_queues(store: PostgresTaskStore) -> None:
     await fill(store)
     async with store.pool.lend() as db:
         (row,) = await db.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql.WAITING_TENANTS}", "echo", -5, "t5", 256)
-    read = 0
-
-    def walk(node: dict[str, Any]) -> None:
-        nonlocal read
-        if node.get("Relation Name") == "tasks":
-            read += (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
-        for child in node.get("Plans", ()):
-            walk(child)
-
-    walk(json.loads(row[0])[0]["Plan"])
+    read = rows_read(json.loads(row[0])[0]["Plan"])
     assert read <= 300  # one row a tenant, of 17,000 that wait
 
 

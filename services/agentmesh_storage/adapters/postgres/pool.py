@@ -57,21 +57,39 @@ _REFUSED = (
 Connection = Any  # asyncpg's pool lends proxies of its connections
 
 
+_LONGEST_REPLAN = 64
+
+
 class _Dated(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
-    """A connection that knows when it was opened, in seconds of the monotonic clock."""
+    """A connection that knows how old it and its plans are, in seconds of the monotonic clock."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.born = time.monotonic()
+        self.born = self._planned = time.monotonic()
+
+    def is_to_replan(self, least_s: float) -> bool:
+        """Say whether plans are due to be made anew; if so they are taken for new from now on."""
+        now = time.monotonic()
+        wait_s = min(max(self._planned - self.born, least_s), _LONGEST_REPLAN * least_s)
+        due = now - self._planned >= wait_s
+        if due:
+            self._planned = now
+        return due
 
 
 class Pool:
-    """Lends connections; see `Database` for its sizes and times. Made by `open_pool`."""
+    """Lends connections; see `Database` for its sizes and times. Made by `open_pool`.
 
-    def __init__(self, pool: "asyncpg.Pool[Any]", settings: Database) -> None:
+    A statement's plan stays with its connection. What was planned while a table was empty reads all of it when it is
+    big, so that plans are made anew when the connection is `replan_s` old, then at twice that age, and so on, and at
+    least every 64 times `replan_s`.
+    """
+
+    def __init__(self, pool: "asyncpg.Pool[Any]", settings: Database, *, replan_s: float = 1.0) -> None:
         self._pool = pool
         self._acquire_s = settings.pool_timeout
         self._recycle_s = settings.pool_recycle
+        self._replan_s = replan_s
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Connection]:
@@ -85,6 +103,8 @@ class Pool:
         except (*GONE, *_REFUSED) as error:
             raise _lost() from error
         try:
+            if connection.is_to_replan(self._replan_s):
+                await connection.execute("DISCARD PLANS")
             yield connection
         except (*GONE, asyncio.CancelledError):
             # What it was doing may still go on there; whoever gets it next must not meet that.
@@ -134,12 +154,12 @@ class Pool:
         return not connection.is_closed() and time.monotonic() - connection.born >= self._recycle_s
 
 
-async def open_pool(settings: Database) -> Pool:
+async def open_pool(settings: Database, *, replan_s: float = 1.0) -> Pool:
     """Connect, waiting for a database that is not up yet; raise WrongState if it refuses us."""
     wait_s = _FIRST_RETRY_S
     while True:
         try:
-            return Pool(await _connect(settings), settings)
+            return Pool(await _connect(settings), settings, replan_s=replan_s)
         except _REFUSED as error:
             raise WrongState(
                 "the database refuses the connection: are user, password and database name right?",

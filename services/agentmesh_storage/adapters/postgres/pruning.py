@@ -9,13 +9,13 @@ SELECT id FROM tasks WHERE end_ms IS NOT NULL AND pruned_sequence = 0 AND end_ms
 ORDER BY end_ms LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED"""
 # A parent that still runs may ask for its children again.
 _OLD_TASKS = """
-SELECT id FROM tasks AS t WHERE end_ms IS NOT NULL AND end_ms < $1 AND NOT EXISTS
-  (SELECT 1 FROM tasks AS parent WHERE parent.id = t.parent_id AND parent.end_ms IS NULL)
+SELECT id FROM tasks AS t WHERE end_ms IS NOT NULL AND end_ms < $1
+  AND (SELECT parent.end_ms IS NOT NULL FROM tasks AS parent WHERE parent.id = t.parent_id) IS NOT FALSE
 ORDER BY end_ms LIMIT $2 FOR UPDATE SKIP LOCKED"""
 _OLD_REQUESTS = """
-UPDATE tasks SET request_open = false WHERE id IN (
+UPDATE tasks SET request_open = false WHERE id = ANY(ARRAY(
   SELECT id FROM tasks WHERE end_ms IS NOT NULL AND request_id <> '' AND request_open AND end_ms < $1
-  ORDER BY end_ms LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED) RETURNING 1"""
+  ORDER BY end_ms LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED)) RETURNING 1"""
 _OLD_RUNNERS = "DELETE FROM runners WHERE freed AND lease_until_ms < $1"
 
 

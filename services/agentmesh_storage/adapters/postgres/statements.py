@@ -5,7 +5,7 @@ from functools import cache
 
 from agentmesh_storage.adapters.rows import CANDIDATE_COLUMNS, COLUMNS, MOVING, TASK_COLUMNS
 
-_TYPES = {
+TYPES = {
     **dict.fromkeys(COLUMNS, "bigint"),
     **dict.fromkeys(
         ("id", "tenant", "agent", "request_id", "context_id", "parent_id", "parent_step", "retry_of", "traceparent",
@@ -30,12 +30,12 @@ PARTS = ("created", "changed", *_PARTS)
 
 _T = f"SELECT {', '.join(f't.{column}' for column in COLUMNS)} FROM tasks AS t"
 # Locked in the order of their ids, so that two batches wait for each other in one direction only. Parents of $2 are
-# locked with their children, because a child's end is written into its parent's log.
+# locked with their children, because a child's end is written into its parent's log. Arrays, here and below, and not
+# joins: a join that is planned while the table is empty reads all of it, however big it has become.
 LOCK_TASKS = f"""
-{_T} WHERE t.id IN (
-  SELECT unnest($1::text[])
-  UNION SELECT parent_id FROM tasks WHERE id = ANY($2::text[]) AND parent_id <> ''
-) ORDER BY t.id FOR NO KEY UPDATE"""
+{_T} WHERE t.id = ANY($1::text[] || ARRAY(
+  SELECT parent_id FROM tasks WHERE id = ANY($2::text[]) AND parent_id <> ''
+)) ORDER BY t.id FOR NO KEY UPDATE"""
 LOCK_LEASED = f"{_T} WHERE t.incarnation = $1 AND t.incarnation <> '' ORDER BY t.id FOR NO KEY UPDATE"
 LOCK_CHILDREN = (
     f"{_T} WHERE t.parent_id = $1 AND t.parent_id <> '' AND t.end_ms IS NULL ORDER BY t.id FOR NO KEY UPDATE"
@@ -44,14 +44,15 @@ LOCK_CHOSEN = f"""
 {_T} WHERE t.id = ANY($1::text[]) AND t.ready_ms IS NOT NULL AND t.due AND t.incarnation = ''
 ORDER BY t.id FOR NO KEY UPDATE SKIP LOCKED"""
 REQUESTS = f"""
-{_T} JOIN unnest($1::text[], $2::text[]) AS asked (tenant, request_id) ON t.tenant = asked.tenant
-  AND t.request_id = asked.request_id AND t.request_id <> '' AND t.request_open"""
+SELECT found.* FROM unnest($1::text[], $2::text[]) AS asked (tenant, request_id) CROSS JOIN LATERAL (
+  {_T} WHERE t.tenant = asked.tenant AND t.request_id = asked.request_id AND t.request_id <> '' AND t.request_open
+  LIMIT 1) AS found"""
 PARENT_STEPS = f"""
-{_T} JOIN unnest($1::text[], $2::text[]) AS asked (parent_id, step) ON t.parent_id = asked.parent_id
-  AND t.parent_step = asked.step AND t.parent_id <> ''"""
+SELECT found.* FROM unnest($1::text[], $2::text[]) AS asked (parent_id, step) CROSS JOIN LATERAL (
+  {_T} WHERE t.parent_id = asked.parent_id AND t.parent_step = asked.step AND t.parent_id <> '' LIMIT 1) AS found"""
 ANSWERED = """
-SELECT DISTINCT s.task_id, s.key FROM steps AS s
-JOIN unnest($1::text[], $2::text[]) AS asked (task_id, key) ON s.task_id = asked.task_id AND s.key = asked.key"""
+SELECT asked.task_id, asked.key FROM unnest($1::text[], $2::text[]) AS asked (task_id, key) CROSS JOIN LATERAL (
+  SELECT FROM steps AS s WHERE s.task_id = asked.task_id AND s.key = asked.key LIMIT 1) AS found"""
 
 _RUNNER = "SELECT incarnation, name, lease_until_ms, freed FROM runners"
 RUNNERS = f"{_RUNNER} WHERE incarnation = ANY($1::text[])"
@@ -105,11 +106,12 @@ SELECT ready.* FROM unnest($3::text[]) AS asked (tenant) CROSS JOIN LATERAL (
   SELECT {CANDIDATE_COLUMNS} FROM tasks
   WHERE agent = $1 AND {IS_DUE} AND (-priority) = $2 AND tenant = asked.tenant ORDER BY ready_ms, id LIMIT $4
 ) AS ready"""
-READY_AGENTS = f"SELECT name FROM agents WHERE EXISTS (SELECT 1 FROM tasks WHERE agent = name AND {IS_DUE})"
+READY_AGENTS = f"""
+SELECT name FROM agents CROSS JOIN LATERAL (SELECT FROM tasks WHERE agent = name AND {IS_DUE} LIMIT 1) AS found"""
 MAKE_DUE = """
-UPDATE tasks SET due = true WHERE id IN (
+UPDATE tasks SET due = true WHERE id = ANY(ARRAY(
   SELECT id FROM tasks WHERE ready_ms IS NOT NULL AND NOT due AND ready_ms <= $1
-  ORDER BY ready_ms LIMIT 500 FOR NO KEY UPDATE SKIP LOCKED)"""
+  ORDER BY ready_ms LIMIT 500 FOR NO KEY UPDATE SKIP LOCKED))"""
 RUNNING = (
     "SELECT tenant, agent, limited_by, count(*) FROM tasks WHERE incarnation <> '' GROUP BY tenant, agent, limited_by"
 )
@@ -144,7 +146,7 @@ def write_statement(parts: tuple[str, ...]) -> str:
     number = 1
     for part in parts:
         if part == "created":
-            values = _unnest([_TYPES[column] for column in COLUMNS], number)
+            values = _unnest([TYPES[column] for column in COLUMNS], number)
             steps.append(
                 f"created AS (INSERT INTO tasks ({TASK_COLUMNS}) SELECT * FROM {values} "
                 "ON CONFLICT (tenant, request_id) WHERE request_id <> '' AND request_open DO NOTHING RETURNING 1)"
@@ -152,11 +154,11 @@ def write_statement(parts: tuple[str, ...]) -> str:
             number += len(COLUMNS)
         elif part == "changed":
             columns = ("id", *MOVING)
-            values = _unnest([_TYPES[column] for column in columns], number)
+            values = _unnest([TYPES[column] for column in columns], number)
             new = ", ".join(f"{column} = new.{column}" for column in MOVING)
             steps.append(
                 f"changed AS (UPDATE tasks SET {new} FROM {values} AS new ({', '.join(columns)}) "
-                "WHERE tasks.id = new.id)"
+                f"WHERE tasks.id = new.id AND tasks.id = ANY(${number}::text[]))"
             )
             number += len(columns)
         else:

@@ -203,10 +203,10 @@ class PostgresTaskStore:
         await self.pool.aclose()
 
 
-async def open_store(settings: Database, rules: Rules) -> PostgresTaskStore:
+async def open_store(settings: Database, rules: Rules, *, replan_s: float = 1.0) -> PostgresTaskStore:
     """Connect, and apply missing migrations where that is allowed; raise WrongState if it can't be used."""
     assert settings.url is not None
-    pool = await open_pool(settings)
+    pool = await open_pool(settings, replan_s=replan_s)
     try:
         await prepare(settings.url.get_secret_value(), create_tables=settings.create_tables)
     except BaseException:
