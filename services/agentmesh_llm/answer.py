@@ -67,9 +67,14 @@ class SharedAnswer:
         expiring = self._limit is not None and self._limit.expired()
         return self.kept and self.error is None and not self._canceled and not expiring
 
-    def read(self) -> "Reader":
-        """Add a reader, from the first delta on."""
-        reader = Reader(self)
+    @property
+    def whole(self) -> list[Delta]:
+        """Return every delta of an answer that ended well and was kept, else none."""
+        return self._deltas if self.ended and self.error is None and self.kept else []
+
+    def read(self, name: object = None) -> "Reader":
+        """Add a reader, from the first delta on; `name` tells its caller from others."""
+        reader = Reader(self, name)
         self.readers.add(reader)
         return reader
 
@@ -179,10 +184,13 @@ class SharedAnswer:
 class Reader:
     """One caller's place in an answer; for one task at a time. `close` it when the caller is gone."""
 
-    def __init__(self, answer: SharedAnswer) -> None:
+    def __init__(self, answer: SharedAnswer, name: object = None) -> None:
         self.position = 0
         self.joined = False
+        self.coalesced = False  # joined because it asks the same
+        self.name = name
         self._answer = answer
+        self._error: MeshError | None = None
         self._woken: asyncio.Future[None] | None = None
 
     async def next_batch(self, max_bytes: int) -> list[Delta]:
@@ -191,6 +199,8 @@ class Reader:
         Raises what ended the call, after everything that had come before.
         """
         answer = self._answer
+        if self._error is not None:
+            raise self._error
         while not (batch := answer.take(self.position, max_bytes)):
             if answer.ended:
                 if answer.error is not None:
@@ -198,6 +208,8 @@ class Reader:
                 return []
             self._woken = asyncio.get_running_loop().create_future()
             await self._woken
+            if self._error is not None:
+                raise self._error
         self.position += len(batch)
         answer.moved()
         return batch
@@ -206,6 +218,11 @@ class Reader:
         """Let a waiting `next_batch` look again."""
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
+
+    def fail(self, error: MeshError) -> None:
+        """End this caller's part with an error; others read on."""
+        self._error = error
+        self.wake()
 
     def close(self) -> None:
         """Leave. Closing twice is allowed."""

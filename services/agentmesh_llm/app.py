@@ -1,15 +1,19 @@
 """The composition root of the llm service."""
 
+import time
 from contextlib import AsyncExitStack
 
 from agentmesh.api.llm.v1 import llm_service_pb2
 from agentmesh.kit import lifecycle, names
 from agentmesh.kit.auth import Access, Keyring
+from agentmesh.kit.settings import Cache as CacheSettings
 from agentmesh.kit.settings import Provider as ProviderSettings
 from agentmesh.kit.settings import Settings
+from agentmesh_llm.adapters.memory_cache import MemoryCache
+from agentmesh_llm.caching import AnswerCache
 from agentmesh_llm.catalogue import Catalogue, Offer
 from agentmesh_llm.grpc_api import LlmApi
-from agentmesh_llm.ports import Provider
+from agentmesh_llm.ports import CacheStore, Provider
 from agentmesh_llm.service import ModelDesk
 from agentmesh_llm.settings import Bounds
 
@@ -23,10 +27,12 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
             models=provider.models,
             embedding_models=provider.embedding_models,
             total_timeout_s=provider.pool.total_timeout_s,
+            embedding_batch=provider.embedding_batch,
         )
         for provider in settings.llm.providers
     ]
-    desk = ModelDesk(Catalogue(offers, settings.llm.default_model), Bounds.of(settings.llm))
+    cache = AnswerCache(open_cache(settings.cache), ttl_s=settings.cache.ttl)
+    desk = ModelDesk(Catalogue(offers, settings.llm.default_model), Bounds.of(settings.llm), cache)
     stack.push_async_callback(desk.aclose)
     service = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"]
     access = Access.internal(names.RUNNER, names.ROUTER, names.GATEWAY)
@@ -42,6 +48,16 @@ def open_provider(provider: ProviderSettings) -> Provider:
     from agentmesh_llm.adapters.openai_compatible import OpenAiCompatibleProvider
 
     return OpenAiCompatibleProvider(provider)
+
+
+def open_cache(settings: CacheSettings) -> CacheStore:
+    """Make the cache of this process, under it the shared one if there is Redis."""
+    memory = MemoryCache(settings.max_bytes, time.monotonic)
+    if settings.backend != "redis" or settings.url is None:
+        return memory
+    from agentmesh_llm.adapters.redis_cache import RedisCache
+
+    return RedisCache(settings.url.get_secret_value(), memory, pool_size=settings.pool_size)
 
 
 def serve(settings: Settings) -> None:

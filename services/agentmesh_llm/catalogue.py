@@ -10,13 +10,15 @@ from agentmesh_llm.ports import Provider
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A provider as configured, with the models it is asked for; `total_timeout_s` bounds what is no stream."""
+    """A provider as configured, with the models it is asked for; `total_timeout_s` bounds what is no stream,
+    `embedding_batch` the texts of one call."""
 
     name: str
     provider: Provider
     models: tuple[str, ...]
     embedding_models: tuple[str, ...]
     total_timeout_s: float
+    embedding_batch: int = 256
 
 
 @dataclass(frozen=True, slots=True)

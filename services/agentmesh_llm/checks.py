@@ -10,6 +10,8 @@ MAX_KEY_CHARACTERS = 256
 _MAX_STOPS = 4
 _MAX_INPUTS = 2048
 _MAX_DIMENSIONS = 65_536
+_MAX_TTL_S = 30 * 86_400
+_MAX_PATTERN = 512
 _URL_SCHEMES = ("https://", "http://", "data:")
 Violation = tuple[str, str]
 
@@ -33,6 +35,23 @@ def check_embed(request: pb.EmbedRequest) -> None:
     if not 0 <= request.dimensions <= _MAX_DIMENSIONS:
         found.append(("dimensions", f"must be from 0 to {_MAX_DIMENSIONS}"))
     _refuse(found)
+    check_policy(request.cache)
+
+
+def check_policy(policy: pb.CachePolicy) -> None:
+    """Raise InvalidRequest if a request asks of the cache what it can't do."""
+    found: list[Violation] = []
+    if policy.mode not in pb.CachePolicy.Mode.values():
+        found.append(("cache.mode", "is not known"))
+    if policy.HasField("ttl") and not 0 < policy.ttl.ToNanoseconds() <= _MAX_TTL_S * 10**9:
+        found.append(("cache.ttl", "must be more than 0 s, at most 30 days"))
+    _refuse(found)
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise InvalidRequest if a pattern is longer than any model's id."""
+    if len(pattern) > _MAX_PATTERN:
+        _refuse([("model_pattern", f"must be at most {_MAX_PATTERN} characters")])
 
 
 def _refuse(violations: list[Violation]) -> None:

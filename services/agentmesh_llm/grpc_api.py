@@ -1,19 +1,34 @@
 """The handlers of LlmService."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
-from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import names
+from agentmesh.kit.answers import fold
 from agentmesh.kit.errors import InvalidRequest
 from agentmesh.kit.rpc_server import Call
 from agentmesh_llm import checks, wire
 from agentmesh_llm.answer import Reader
+from agentmesh_llm.caching import Recalled, whole_of
 from agentmesh_llm.catalogue import Served
-from agentmesh_llm.domain import Finish, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from agentmesh_llm.domain import Delta
 from agentmesh_llm.joining import JoinKey
 from agentmesh_llm.service import ModelDesk
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Who is to answer a request, under which key, and what the cache has to do with it."""
+
+    served: Served
+    key: JoinKey | None
+    recalled: Recalled | None
+
+    @property
+    def entry(self) -> bytes | None:
+        return self.recalled.entry if self.recalled is not None else None
 
 
 class LlmApi:
@@ -23,23 +38,32 @@ class LlmApi:
         self._desk = desk
         self._response_bytes = desk.bounds.response_bytes
 
-    async def generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
+    async def generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse | bytes:
         """Return a whole answer: the stream, folded."""
-        served, reader = self._open(request, call, unary=True)
+        asked = await self._recall(request, call)
+        if asked.entry is not None:
+            return whole_of(asked.entry)
+        reader = self._open(asked, request, call, unary=True)
         try:
-            return await self._folded(reader, served)
+            deltas: list[pb.Delta] = []
+            while batch := await reader.next_batch(self._response_bytes):
+                deltas += self._written(batch, asked, reader)
+            return fold(deltas)
         finally:
             reader.close()
 
     async def stream_generate(
         self, request: pb.StreamGenerateRequest, call: Call
-    ) -> AsyncIterator[pb.StreamGenerateResponse]:
+    ) -> AsyncIterator[pb.StreamGenerateResponse | bytes]:
         """Send an answer's pieces, all that are ready in one message."""
-        served, reader = self._open(request.request, call, unary=False)
+        asked = await self._recall(request.request, call)
+        if asked.entry is not None:
+            yield asked.entry
+            return
+        reader = self._open(asked, request.request, call, unary=False)
         try:
             while batch := await reader.next_batch(self._response_bytes):
-                deltas = [wire.to_delta(delta, served.model, joined=reader.joined) for delta in batch]
-                yield pb.StreamGenerateResponse(deltas=deltas)
+                yield pb.StreamGenerateResponse(deltas=self._written(batch, asked, reader))
                 # A write returns at once: two turns of the loop let what is under way join the next message.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
@@ -59,12 +83,21 @@ class LlmApi:
     async def embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
         """Return vectors."""
         question = wire.from_embed_request(request)
-        served, vectors = await self._desk.embed(question, call.remaining_s(self._desk.bounds.stream_s))
+        timeout_s = call.remaining_s(self._desk.bounds.stream_s)
+        served, embedded = await self._desk.embed(_tenant(call), question, request.cache, timeout_s)
+        vectors = embedded.vectors
+        asked_for = embedded.cached < len(question.inputs)
         return pb.EmbedResponse(
             embeddings=[pb.Embedding(values=values) for values in vectors.values],
-            usage=wire.to_usage(vectors.usage, served.model.id),
+            usage=wire.to_usage(vectors.usage, served.model.id, calls=int(asked_for)),
             model=vectors.model or served.model.name,
+            cached=embedded.cached,
         )
+
+    async def purge_cache(self, request: pb.PurgeCacheRequest, call: Call) -> pb.PurgeCacheResponse:
+        """Forget cached answers."""
+        checks.check_pattern(request.model_pattern)
+        return pb.PurgeCacheResponse(purged=await self._desk.purge(_tenant(call), request.model_pattern))
 
     async def count_tokens(self, request: pb.CountTokensRequest, call: Call) -> pb.CountTokensResponse:
         """Estimate how long a request is."""
@@ -80,48 +113,24 @@ class LlmApi:
         """Return one model."""
         return pb.GetModelResponse(model=wire.to_model(self._desk.model(request.model)))
 
-    def _open(self, request: pb.GenerateRequest, call: Call, *, unary: bool) -> tuple[Served, Reader]:
-        question = wire.from_request(request)
+    async def _recall(self, request: pb.GenerateRequest, call: Call) -> _Asked:
         served = self._desk.resolve(request.model)
         key = None
         if request.idempotency_key:
             key = JoinKey(_tenant(call), request.idempotency_key, wire.digest_of(request))
-        bound = served.offer.total_timeout_s if unary else self._desk.bounds.stream_s
-        return served, self._desk.ask(served, question, key, call.remaining_s(bound))
+        checks.check_policy(request.cache)
+        return _Asked(served, key, await self._desk.recall(_tenant(call), served, request, key))
 
-    async def _folded(self, reader: Reader, served: Served) -> pb.GenerateResponse:
-        text: list[str] = []
-        reasoning: list[str] = []
-        calls: dict[int, list[ToolCallDelta]] = {}
-        response = pb.GenerateResponse(provider=served.offer.name, joined=reader.joined)
-        while batch := await reader.next_batch(self._response_bytes):
-            for delta in batch:
-                if isinstance(delta, TextDelta):
-                    text.append(delta.text)
-                elif isinstance(delta, ReasoningDelta):
-                    reasoning.append(delta.text)
-                elif isinstance(delta, ToolCallDelta):
-                    calls.setdefault(delta.index, []).append(delta)
-                elif isinstance(delta, Usage):
-                    response.usage.CopyFrom(wire.to_usage(delta, served.model.id))
-                elif isinstance(delta, Finish):
-                    response.finish_reason = wire.to_reason(delta)
-                    response.model = delta.model or served.model.name
-        message = response.message
-        message.role = pb.CHAT_ROLE_ASSISTANT
-        if text:
-            message.parts.append(types_pb2.Part(text="".join(text)))
-        message.tool_calls.extend(map(_tool_use, (calls[index] for index in sorted(calls))))
-        response.reasoning = "".join(reasoning)
-        return response
+    def _open(self, asked: _Asked, request: pb.GenerateRequest, call: Call, *, unary: bool) -> Reader:
+        question = wire.from_request(request)
+        bound = asked.served.offer.total_timeout_s if unary else self._desk.bounds.stream_s
+        return self._desk.ask(asked.served, question, asked.key, asked.recalled, call.remaining_s(bound))
 
-
-def _tool_use(pieces: list[ToolCallDelta]) -> pb.ToolUse:
-    return pb.ToolUse(
-        id="".join(piece.id for piece in pieces),
-        name="".join(piece.name for piece in pieces),
-        arguments="".join(piece.arguments for piece in pieces),
-    )
+    def _written(self, batch: Sequence[Delta], asked: _Asked, reader: Reader) -> list[pb.Delta]:
+        outcome = pb.CACHE_OUTCOME_UNSPECIFIED
+        if asked.recalled is not None:
+            outcome = pb.CACHE_OUTCOME_COALESCED if reader.coalesced else pb.CACHE_OUTCOME_MISS
+        return [wire.to_delta(delta, asked.served.model, joined=reader.joined, cache=outcome) for delta in batch]
 
 
 def _tenant(call: Call) -> str:

@@ -1,8 +1,9 @@
-"""What the service needs from a provider of models."""
+"""What the service needs from a provider of models, and from a cache."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
+from agentmesh_llm.cache_keys import CacheKey
 from agentmesh_llm.domain import Delta, EmbedQuestion, Question, Vectors
 
 
@@ -20,6 +21,25 @@ class Provider(Protocol):
 
     async def embed(self, question: EmbedQuestion) -> Vectors:
         """Return a vector for each text."""
+
+    async def aclose(self) -> None:
+        """Let go of every connection."""
+
+
+class CacheStore(Protocol):
+    """Keeps entries for a while. It may forget any of them at any time; it never raises for what it can't do."""
+
+    def near(self, key: CacheKey) -> bytes | None:
+        """Return what this process holds, at once."""
+
+    async def far(self, keys: Sequence[CacheKey]) -> list[bytes | None]:
+        """Return what other processes may have kept, an entry for each key; within a fraction of a second."""
+
+    def put(self, entries: Sequence[tuple[CacheKey, bytes, float]]) -> None:
+        """Keep entries for so many seconds each; returns at once."""
+
+    async def purge(self, tenant: str, model_pattern: str) -> int:
+        """Forget a tenant's entries for models whose ids fit, `*` standing for any characters; return how many."""
 
     async def aclose(self) -> None:
         """Let go of every connection."""

@@ -1,15 +1,19 @@
-"""What the llm service does: finds the model, starts or joins the call, counts what it consumed."""
+"""What the llm service does: finds the model, looks for an answer, starts or joins the call, counts its cost."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
+from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import InvalidRequest, MeshError
 from agentmesh_llm import counting
 from agentmesh_llm.answer import Reader, SharedAnswer
+from agentmesh_llm.cache_keys import answer_key
+from agentmesh_llm.caching import AnswerCache, Recalled, entry_of, is_repeatable, not_cached
 from agentmesh_llm.catalogue import Catalogue, Served
-from agentmesh_llm.domain import EmbedQuestion, Message, Model, Question, Usage, Vectors
+from agentmesh_llm.domain import EmbedQuestion, Message, Model, Question, Usage
+from agentmesh_llm.embedding import Embedded, Embedder
 from agentmesh_llm.joining import Joiner, JoinKey
 from agentmesh_llm.settings import Bounds
 
@@ -25,27 +29,60 @@ _joined = telemetry.counter(names.LLM_JOINED_TOTAL, "Calls answered by a call th
 class ModelDesk:
     """Answers for every configured model."""
 
-    def __init__(self, catalogue: Catalogue, bounds: Bounds) -> None:
+    def __init__(self, catalogue: Catalogue, bounds: Bounds, cache: AnswerCache) -> None:
         self.bounds = bounds
         self._catalogue = catalogue
         self._joiner = Joiner(bounds)
+        self._cache = cache
+        self._embedder = Embedder(cache, _count)
 
     def resolve(self, model_id: str) -> Served:
         """Return who answers questions to a model; raise NotFound or InvalidRequest."""
         return self._catalogue.resolve(model_id, embeddings=False)
 
-    def ask(self, served: Served, question: Question, key: JoinKey | None, timeout_s: float) -> Reader:
-        """Start the call within `timeout_s`, or join the one with the same key. Close the reader in the end."""
+    async def recall(
+        self, tenant: str, served: Served, request: pb.GenerateRequest, key: JoinKey | None
+    ) -> Recalled | None:
+        """Look for an answer that was given before; None if the request has nothing to do with the cache.
+
+        Raises NotFound if only a cached answer will do and there is none.
+        """
+        use = self._cache.use(request.cache, repeatable=is_repeatable(request))
+        if use is None:
+            return None
+        at = answer_key(tenant, served.model, request)
+        entry = None
+        if use.look and not (key and self._joiner.has(key)):
+            (entry,) = await self._cache.find([at], "answer")
+        if entry is None and use.only:
+            raise not_cached()
+        return Recalled(use, at, entry)
+
+    def ask(
+        self, served: Served, question: Question, key: JoinKey | None, recalled: Recalled | None, timeout_s: float
+    ) -> Reader:
+        """Start the call within `timeout_s`, or join one. Close the reader in the end.
+
+        A call is joined by the same key, or by the same question if the request may have a cached answer.
+        """
         named = _with_model(question, served)
+        same: Hashable = None
+        if recalled is not None:
+            same = recalled.key if recalled.use.look else object()  # kept whole, but found by nobody
 
         def count(answer: SharedAnswer) -> None:
             _count(served, answer.error, answer.usage)
+            if recalled is not None and recalled.use.keep:
+                entry = entry_of(answer.whole, served.model)
+                if entry is not None:
+                    self._cache.keep([(recalled.key, entry)], recalled.use.ttl_s)
 
         reader = self._joiner.open(
             key,
             lambda: served.offer.provider.stream(named),
             deadline=asyncio.get_running_loop().time() + timeout_s,
             on_end=count,
+            question=same,
         )
         if reader.joined:
             _joined.inc()
@@ -55,23 +92,21 @@ class ModelDesk:
         """End a running call by its key; say whether there was one."""
         return await self._joiner.cancel(tenant, idempotency_key)
 
-    async def embed(self, question: EmbedQuestion, timeout_s: float) -> tuple[Served, Vectors]:
-        """Return vectors; raise InvalidRequest if they don't fit into one message."""
+    async def embed(
+        self, tenant: str, question: EmbedQuestion, policy: pb.CachePolicy, timeout_s: float
+    ) -> tuple[Served, Embedded]:
+        """Return vectors; raise InvalidRequest if they don't fit into one message, NotFound as `recall`."""
         served = self._catalogue.resolve(question.model, embeddings=True)
         _check_size(len(question.inputs), question.dimensions)
-        named = EmbedQuestion(served.model.name, question.inputs, question.dimensions)
-        error: Exception | None = None
-        vectors = Vectors([], Usage())
-        try:
-            async with asyncio.timeout(min(timeout_s, served.offer.total_timeout_s)):
-                vectors = await served.offer.provider.embed(named)
-        except Exception as failed:
-            error = failed
-            raise
-        finally:
-            _count(served, error, vectors.usage)
-        _check_size(len(vectors.values), max(map(len, vectors.values), default=0))
-        return served, vectors
+        use = self._cache.use(policy, repeatable=True)
+        async with asyncio.timeout(min(timeout_s, served.offer.total_timeout_s)):
+            embedded = await self._embedder.embed(tenant, served, question, use)
+        _check_size(len(embedded.vectors.values), max(map(len, embedded.vectors.values), default=0))
+        return served, embedded
+
+    async def purge(self, tenant: str, model_pattern: str) -> int:
+        """Forget a tenant's cached answers; return how many there were."""
+        return await self._cache.purge(tenant, model_pattern)
 
     async def count_tokens(self, model_id: str, messages: Sequence[Message]) -> int:
         """Estimate a conversation's input tokens by the rule in `counting`; raise NotFound."""
@@ -90,6 +125,8 @@ class ModelDesk:
     async def aclose(self) -> None:
         """End every call, then let the providers go."""
         await self._joiner.aclose()
+        await self._embedder.aclose()
+        await self._cache.aclose()
         for offer in self._catalogue.offers:
             await offer.provider.aclose()
 

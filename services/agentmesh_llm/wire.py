@@ -54,6 +54,8 @@ _REASONS = {
     FinishReason.CONTENT_FILTER: pb.FINISH_REASON_CONTENT_FILTER,
 }
 
+NOT_ASKED_FOR = (pb.CACHE_OUTCOME_HIT, pb.CACHE_OUTCOME_COALESCED)
+
 
 def from_request(request: pb.GenerateRequest) -> Question:
     """Read a question; raise InvalidRequest with the paths of the fields that are wrong."""
@@ -101,19 +103,25 @@ def digest_of(request: pb.GenerateRequest) -> bytes:
     return hashlib.blake2b(bare.SerializeToString(deterministic=True), digest_size=16).digest()
 
 
-def to_usage(usage: Usage, model: str) -> types_pb2.Usage:
-    """Write what one call consumed."""
+def to_usage(usage: Usage, model: str, *, calls: int = 1) -> types_pb2.Usage:
+    """Write the tokens of an answer, and whether a call was made for it."""
     return types_pb2.Usage(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cached_input_tokens=usage.cached_input_tokens,
-        llm_calls=1,
+        llm_calls=calls,
         model=model,
     )
 
 
-def to_delta(delta: Delta, model: Model, *, joined: bool) -> pb.Delta:
-    """Write a piece of an answer of this model."""
+def to_delta(
+    delta: Delta,
+    model: Model,
+    *,
+    joined: bool = False,
+    cache: pb.CacheOutcome.ValueType = pb.CACHE_OUTCOME_UNSPECIFIED,
+) -> pb.Delta:
+    """Write a piece of an answer of this model; one that was not asked for is no call."""
     if isinstance(delta, TextDelta):
         return pb.Delta(text=delta.text)
     if isinstance(delta, ReasoningDelta):
@@ -123,10 +131,14 @@ def to_delta(delta: Delta, model: Model, *, joined: bool) -> pb.Delta:
             tool_call=pb.ToolCallDelta(index=delta.index, id=delta.id, name=delta.name, arguments=delta.arguments)
         )
     if isinstance(delta, Usage):
-        return pb.Delta(usage=to_usage(delta, model.id))
+        return pb.Delta(usage=to_usage(delta, model.id, calls=int(cache not in NOT_ASKED_FOR)))
     return pb.Delta(
         finish=pb.Finish(
-            reason=to_reason(delta), model=delta.model or model.name, provider=model.provider, joined=joined
+            reason=to_reason(delta),
+            model=delta.model or model.name,
+            provider=model.provider,
+            joined=joined,
+            cache=cache,
         )
     )
 

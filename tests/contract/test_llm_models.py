@@ -13,6 +13,7 @@ from tests.support.fake_provider import FakeProvider, usage_for, vector_for
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider, text_of
 
 CHAT = {"openai_compatible": "ok", "offline": "offline"}
+BYPASS = pb.CachePolicy(mode=pb.CachePolicy.MODE_BYPASS)
 EMBEDDINGS = {"openai_compatible": "vectors", "offline": "offline-embedding"}
 EXTRA = ("tools", "reasoning", "usage", "floats")
 
@@ -72,7 +73,9 @@ async def test_a_unary_answer_is_the_stream_folded(kind: str, llm: LlmCaller) ->
 async def test_embeddings_come_in_order_and_are_repeatable(kind: str, llm: LlmCaller) -> None:
     texts = ["rivers", "the sea", "rivers"]
     one = await llm.call("Embed", pb.EmbedRequest(model=EMBEDDINGS[kind], inputs=texts, dimensions=16))
-    two = await llm.call("Embed", pb.EmbedRequest(model=EMBEDDINGS[kind], inputs=texts, dimensions=16))
+    again = pb.EmbedRequest(model=EMBEDDINGS[kind], inputs=texts, dimensions=16)
+    again.cache.mode = pb.CachePolicy.MODE_BYPASS
+    two = await llm.call("Embed", again)
     assert one == two
     assert [len(embedding.values) for embedding in one.embeddings] == [16, 16, 16]
     assert one.embeddings[0] == one.embeddings[2] != one.embeddings[1]
@@ -180,7 +183,8 @@ async def test_the_offline_model_keeps_to_its_bounds(llm: LlmCaller) -> None:
     assert stopped.finish_reason == pb.FINISH_REASON_STOP
     assert "rivers" not in stopped.message.parts[0].text
     seeded = [
-        await llm.call("Generate", ask("offline", prompt, sampling=pb.Sampling(seed=seed))) for seed in (1, 1, 30)
+        await llm.call("Generate", ask("offline", prompt, sampling=pb.Sampling(seed=seed), cache=BYPASS))
+        for seed in (1, 1, 30)
     ]
     assert seeded[0] == seeded[1]
     assert seeded[0] != seeded[2]

@@ -17,6 +17,7 @@ In a test: `async with FakeProvider() as fake: fake.base_url`. As a process:
 | garbage, html, error-event | sends a chunk that is no JSON, a page, an error after the first chunk |
 | status:N | answers with that status |
 | rate-limited:S, rate-limited-date:S | 429 with Retry-After in seconds, or as a date |
+| slow-vectors:MS | waits before it answers with vectors |
 | too-long | 400 with OpenAI's code for a conversation that is too long |
 """
 
@@ -36,6 +37,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import web
+
+BAD_TEXT = "a text that can't be embedded"
+"""One among others makes the provider refuse all of them."""
 
 _ENDLESS_S = 3600.0
 
@@ -142,6 +146,11 @@ class FakeProvider:
             if refusal is not None:
                 hit.how = "refused"
                 return refusal
+            if BAD_TEXT in body["input"]:
+                hit.how = "refused"
+                return web.json_response({"error": {"message": "bad input", "code": "invalid"}}, status=400)
+            if mode == "slow-vectors":
+                await asyncio.sleep(int(argument) / 1000)
             vectors = [vector_for(text, body.get("dimensions", 8)) for text in body["input"]]
             if body.get("encoding_format") == "base64" and not mode.startswith("floats"):
                 encoded: list[Any] = [base64.b64encode(struct.pack(f"<{len(v)}f", *v)).decode() for v in vectors]

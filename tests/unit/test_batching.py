@@ -142,6 +142,35 @@ async def test_full_batch_does_not_wait_its_time() -> None:
     assert gate.batches == [[1, 2], [3, 4]]
 
 
+async def test_only_a_batch_that_follows_another_waits_for_company() -> None:
+    gate = Gate()
+    batcher = Batcher(gate, max_items=3, busy_wait_s=3600)
+    alone = batcher.submit_nowait(1)
+    await turns()
+    assert gate.batches == [[1]]
+    following = [batcher.submit_nowait(item) for item in (2, 3)]
+    await gate.answer()
+    assert alone.done()
+    assert gate.batches == [[1]]  # it waits until it is full
+    following.append(batcher.submit_nowait(4))
+    await turns()
+    assert gate.batches == [[1], [2, 3, 4]]
+    await gate.answer()
+    assert [result.result() for result in following] == [20, 30, 40]
+
+
+async def test_a_following_batch_that_has_waited_long_enough_does_not_wait_again() -> None:
+    gate = Gate()
+    batcher = Batcher(gate, max_items=3, busy_wait_s=0.01)
+    batcher.submit_nowait(1)
+    await turns()
+    batcher.submit_nowait(2)
+    await asyncio.sleep(0.02)  # the first one took longer than that
+    await gate.answer()
+    assert gate.batches == [[1], [2]]
+    await gate.answer()
+
+
 async def test_flush_sends_at_once_and_returns_when_what_was_queued_is_handled() -> None:
     gate = Gate()
     batcher = Batcher(gate, max_items=2, max_wait_s=3600)
@@ -451,6 +480,7 @@ STEPS = st.lists(
     overlap_at=st.integers(1, 4),
     ticks=st.integers(0, 3),
     max_wait_s=st.sampled_from([None, 0.0, 3600.0]),
+    busy_wait_s=st.sampled_from([None, 0.0, 3600.0]),
 )
 def test_every_uncancelled_item_gets_its_own_result_and_batches_keep_bounds_and_order(
     steps: list[tuple[str, int]],
@@ -461,6 +491,7 @@ def test_every_uncancelled_item_gets_its_own_result_and_batches_keep_bounds_and_
     overlap_at: int,
     ticks: int,
     max_wait_s: float | None,
+    busy_wait_s: float | None,
 ) -> None:
     sizes: list[int] = []  # by item; an item is its number in the order of submission
     outcome: dict[int, Any] = {}  # what the handler answered, by item
@@ -477,6 +508,7 @@ def test_every_uncancelled_item_gets_its_own_result_and_batches_keep_bounds_and_
             overlap_at=overlap_at,
             ticks=ticks,
             max_wait_s=max_wait_s,
+            busy_wait_s=busy_wait_s,
         )
         calls: dict[int, asyncio.Future[int]] = {}
         flushes: list[tuple[list[asyncio.Future[int]], asyncio.Task[Any]]] = []

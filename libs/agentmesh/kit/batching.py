@@ -74,8 +74,11 @@ class Batcher(Generic[T, R]):
     context variables of the batcher's construction and must not wait for an item of the same batcher.
 
     A batch is sent `ticks` turns of the event loop after its first item, so that a burst shares it; with
-    `max_wait_s` (seconds) it waits until it is full, its first item is that old, or a flush. Up to
-    `max_in_flight` batches run at a time, a further one only when at least `overlap_at` items wait. No batch
+    `max_wait_s` (seconds) it waits until it is full, its first item is that old, or a flush. `busy_wait_s` is the
+    same for a batch that was collected while another one was in flight: where batches take longer than that, it
+    never waits; where they take no time, a burst still shares few of them.
+
+    Up to `max_in_flight` batches run at a time, a further one only when at least `overlap_at` items wait. No batch
     is larger than `max_queued` either. Belongs to one event loop; not thread-safe.
     """
 
@@ -87,6 +90,7 @@ class Batcher(Generic[T, R]):
         max_bytes: int | None = None,
         size_of: Callable[[T], int] | None = None,
         max_wait_s: float | None = None,
+        busy_wait_s: float | None = None,
         max_queued: int = 10_000,
         max_in_flight: int = 1,
         overlap_at: int = 1,
@@ -102,6 +106,7 @@ class Batcher(Generic[T, R]):
         self._max_bytes = max_bytes
         self._size_of = size_of
         self._max_wait_s = max_wait_s
+        self._busy_wait_s = max_wait_s if busy_wait_s is None else busy_wait_s
         self._max_queued = max_queued
         self._max_in_flight = max_in_flight
         self._overlap_at = overlap_at
@@ -184,7 +189,7 @@ class Batcher(Generic[T, R]):
         entry.size = size
         entry._queued_in = self
         self._sequence = entry.sequence = self._sequence + 1
-        if self._max_wait_s is not None:
+        if self._busy_wait_s is not None:
             entry.queued_at_s = loop.time()
         self._line.append(entry)
         self._live += 1
@@ -245,8 +250,10 @@ class Batcher(Generic[T, R]):
             self._on_idle()
 
     async def _work(self) -> None:
+        wait_s = self._max_wait_s
         while True:
-            await self._fill()
+            await self._fill(wait_s)
+            wait_s = self._busy_wait_s
             self._collecting = False
             if self._wants_batch():  # not if what was collected has been cancelled
                 batch = self._take()
@@ -258,16 +265,16 @@ class Batcher(Generic[T, R]):
                 return
             self._collecting = True
 
-    async def _fill(self) -> None:
+    async def _fill(self, wait_s: float | None) -> None:
         for _ in range(self._ticks):
             if self._is_full():
                 return
             await asyncio.sleep(0)
-        if self._max_wait_s is None:
+        if wait_s is None:
             return
         loop = asyncio.get_running_loop()
         while (head := self._head()) is not None and not self._is_full() and head.sequence > self._flush_to:
-            due_s = head.queued_at_s + self._max_wait_s
+            due_s = head.queued_at_s + wait_s
             if loop.time() >= due_s:
                 return
             self._alarm = loop.create_future()

@@ -69,6 +69,8 @@ class Cache(Section):
     pool_size: Count = 10
     ttl: Seconds = 300
     """Seconds an entry lives."""
+    max_bytes: Annotated[int, Field(ge=0, le=1_099_511_627_776)] = 67_108_864
+    """Held by each llm-proxy itself; 0 leaves it without."""
 
     @field_validator("url")
     @classmethod
@@ -312,6 +314,8 @@ class Provider(Section):
     api_key: Credential | None = None
     models: Names = ()
     embedding_models: Names = ()
+    embedding_batch: Annotated[int, Field(ge=1, le=2048)] = 256
+    """Texts in one call for embeddings, at most."""
     pool: ProviderPool = ProviderPool()
 
     @field_validator("base_url")

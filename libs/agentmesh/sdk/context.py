@@ -18,13 +18,14 @@ from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.types.v1 import types_pb2
+from agentmesh.kit.answers import AnswerBuilder
 from agentmesh.kit.errors import Unavailable
 from agentmesh.kit.structs import to_python
 from agentmesh.kit.wire import TERMINAL
 from agentmesh.sdk.agent import to_struct
 from agentmesh.sdk.errors import AgentError, ChildFailed
 from agentmesh.sdk.journal import Journal, digest_of
-from agentmesh.sdk.llm import AnswerBuilder, LlmAnswer, LlmMessage, build_request, from_response
+from agentmesh.sdk.llm import LlmAnswer, LlmMessage, build_request, from_response
 from agentmesh.sdk.ports import Mesh
 from agentmesh.sdk.steps import Steps, enter_scope, open_step, timed, to_json
 from agentmesh.sdk.tool_calls import call_tool
@@ -196,9 +197,7 @@ class TaskContext:
             step = open_step()
             request.idempotency_key = f"{self.task_id}/{step.key}"
             response = await self._generate(request, stream)
-            usage = response.usage
-            usage.llm_calls, usage.model = 1, response.model
-            step.held.append(Event(usage=usage))
+            step.held.append(Event(usage=_paid(response)))
             data: bytes = response.SerializeToString()
             return data
 
@@ -329,6 +328,16 @@ class TaskContext:
         if not builder.finished:
             raise Unavailable("the model's answer was cut", reason="STREAM_INTERRUPTED")
         return builder.build()
+
+
+def _paid(response: llm_pb.GenerateResponse) -> types_pb2.Usage:
+    """Return what an answer cost: nothing if it was cached, or somebody else's answer to the same question."""
+    if response.cache in (llm_pb.CACHE_OUTCOME_HIT, llm_pb.CACHE_OUTCOME_COALESCED):
+        return types_pb2.Usage(model=response.model)
+    paid = types_pb2.Usage()
+    paid.CopyFrom(response.usage)
+    paid.llm_calls, paid.model = 1, response.model
+    return paid
 
 
 def _as_tool(function: Callable[..., Any]) -> Tool:

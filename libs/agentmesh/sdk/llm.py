@@ -86,48 +86,6 @@ def build_request(
     return request
 
 
-class AnswerBuilder:
-    """Puts an answer together from its pieces."""
-
-    def __init__(self) -> None:
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: dict[int, pb.ToolUse] = {}
-        self.response = pb.GenerateResponse()
-        self.finished = False
-
-    def add(self, delta: pb.Delta) -> None:
-        """Take the next piece in."""
-        kind = delta.WhichOneof("kind")
-        if kind == "text":
-            self._text.append(delta.text)
-        elif kind == "reasoning":
-            self._reasoning.append(delta.reasoning)
-        elif kind == "tool_call":
-            piece = delta.tool_call
-            call = self._calls.setdefault(piece.index, pb.ToolUse())
-            call.id, call.name = call.id or piece.id, call.name or piece.name
-            call.arguments += piece.arguments
-        elif kind == "usage":
-            self.response.usage.CopyFrom(delta.usage)
-        elif kind == "finish":
-            self.finished = True
-            self.response.finish_reason = delta.finish.reason
-            self.response.model = delta.finish.model
-            self.response.provider = delta.finish.provider
-            self.response.joined = delta.finish.joined
-
-    def build(self) -> pb.GenerateResponse:
-        """Return the whole answer."""
-        message = pb.ChatMessage(role=pb.CHAT_ROLE_ASSISTANT)
-        if self._text:
-            message.parts.add(text="".join(self._text))
-        message.tool_calls.extend(self._calls[index] for index in sorted(self._calls))
-        self.response.message.CopyFrom(message)
-        self.response.reasoning = "".join(self._reasoning)
-        return self.response
-
-
 def from_response(response: pb.GenerateResponse) -> LlmAnswer:
     """Read an answer in plain types."""
     reason = pb.FinishReason.Name(response.finish_reason).removeprefix("FINISH_REASON_").lower()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2 as pb
 from agentmesh.api.task.v1 import task_pb2
@@ -113,6 +114,26 @@ async def test_a_result_above_256_kib_is_kept_as_an_artifact_and_read_from_there
     again = FakeMesh()
     again.stored = mesh.stored
     assert await context(again, mesh.records).step("big", lambda: "other") == big
+
+
+@pytest.mark.parametrize(
+    ("outcome", "tokens", "calls"),
+    [(llm_pb.CACHE_OUTCOME_MISS, 7, 1), (llm_pb.CACHE_OUTCOME_HIT, 0, 0), (llm_pb.CACHE_OUTCOME_COALESCED, 0, 0)],
+)
+async def test_an_answer_that_was_cached_costs_the_task_nothing(
+    outcome: "llm_pb.CacheOutcome.ValueType", tokens: int, calls: int
+) -> None:
+    class Answering(FakeMesh):
+        async def generate(self, request: Any) -> Any:
+            yield llm_pb.Delta(text="said")
+            yield llm_pb.Delta(usage=types_pb2.Usage(output_tokens=7))
+            yield llm_pb.Delta(finish=llm_pb.Finish(reason=llm_pb.FINISH_REASON_STOP, model="m", cache=outcome))
+
+    mesh = Answering()
+    answer = await context(mesh).llm("question")
+    assert (answer.text, answer.usage["output_tokens"]) == ("said", 7)
+    (usage,) = [event.usage for event in mesh.events if event.HasField("usage")]
+    assert (usage.output_tokens, usage.llm_calls, usage.model) == (tokens, calls, "m")
 
 
 async def test_a_result_that_is_no_json_is_refused() -> None:

@@ -6,6 +6,7 @@ Language models behind one typed door."""
 from agentmesh.api.types.v1 import types_pb2 as _types_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
@@ -52,6 +53,34 @@ CHAT_ROLE_ASSISTANT: ChatRole.ValueType  # 3
 CHAT_ROLE_TOOL: ChatRole.ValueType  # 4
 """The answer of a tool."""
 Global___ChatRole: _TypeAlias = ChatRole  # noqa: Y015
+
+class _CacheOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_OUTCOME_UNSPECIFIED: _CacheOutcome.ValueType  # 0
+    """It was not looked at."""
+    CACHE_OUTCOME_MISS: _CacheOutcome.ValueType  # 1
+    """It had none; the provider was asked."""
+    CACHE_OUTCOME_HIT: _CacheOutcome.ValueType  # 2
+    """The answer is a cached one."""
+    CACHE_OUTCOME_COALESCED: _CacheOutcome.ValueType  # 3
+    """The same question was under way; this is its answer."""
+
+class CacheOutcome(_CacheOutcome, metaclass=_CacheOutcomeEnumTypeWrapper):
+    """CacheOutcome says what the cache had to do with an answer."""
+
+CACHE_OUTCOME_UNSPECIFIED: CacheOutcome.ValueType  # 0
+"""It was not looked at."""
+CACHE_OUTCOME_MISS: CacheOutcome.ValueType  # 1
+"""It had none; the provider was asked."""
+CACHE_OUTCOME_HIT: CacheOutcome.ValueType  # 2
+"""The answer is a cached one."""
+CACHE_OUTCOME_COALESCED: CacheOutcome.ValueType  # 3
+"""The same question was under way; this is its answer."""
+Global___CacheOutcome: _TypeAlias = CacheOutcome  # noqa: Y015
 
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -326,6 +355,69 @@ class Sampling(_message.Message):
 Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
 
 @_typing.final
+class CachePolicy(_message.Message):
+    """CachePolicy says whether an answer may be one that was given before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[CachePolicy._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: CachePolicy._Mode.ValueType  # 0
+        """As use, if the answer is repeatable (temperature 0, or a seed);
+        otherwise as bypass.
+        """
+        MODE_USE: CachePolicy._Mode.ValueType  # 1
+        """Take a cached answer, else ask and keep what comes."""
+        MODE_REFRESH: CachePolicy._Mode.ValueType  # 2
+        """Ask, and keep what comes in place of what is cached."""
+        MODE_ONLY_IF_CACHED: CachePolicy._Mode.ValueType  # 3
+        """Take a cached answer, else NOT_FOUND with reason NOT_CACHED."""
+        MODE_BYPASS: CachePolicy._Mode.ValueType  # 4
+        """Neither look nor keep."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+        """Mode says how the cache is used."""
+
+    MODE_UNSPECIFIED: CachePolicy.Mode.ValueType  # 0
+    """As use, if the answer is repeatable (temperature 0, or a seed);
+    otherwise as bypass.
+    """
+    MODE_USE: CachePolicy.Mode.ValueType  # 1
+    """Take a cached answer, else ask and keep what comes."""
+    MODE_REFRESH: CachePolicy.Mode.ValueType  # 2
+    """Ask, and keep what comes in place of what is cached."""
+    MODE_ONLY_IF_CACHED: CachePolicy.Mode.ValueType  # 3
+    """Take a cached answer, else NOT_FOUND with reason NOT_CACHED."""
+    MODE_BYPASS: CachePolicy.Mode.ValueType  # 4
+    """Neither look nor keep."""
+
+    MODE_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    mode: Global___CachePolicy.Mode.ValueType
+    """The mode."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long what comes is kept; the configured time if absent."""
+
+    def __init__(
+        self,
+        *,
+        mode: Global___CachePolicy.Mode.ValueType = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CachePolicy: _TypeAlias = CachePolicy  # noqa: Y015
+
+@_typing.final
 class GenerateRequest(_message.Message):
     """GenerateRequest asks for an answer."""
 
@@ -338,6 +430,7 @@ class GenerateRequest(_message.Message):
     RESPONSE_FORMAT_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A configured model; the default model if empty."""
     idempotency_key: _builtins.str
@@ -364,6 +457,10 @@ class GenerateRequest(_message.Message):
     def sampling(self) -> Global___Sampling:
         """Steers the writing."""
 
+    @_builtins.property
+    def cache(self) -> Global___CachePolicy:
+        """Whether an answer that was given before will do."""
+
     def __init__(
         self,
         *,
@@ -374,10 +471,11 @@ class GenerateRequest(_message.Message):
         response_format: Global___ResponseFormat | None = ...,
         sampling: Global___Sampling | None = ...,
         idempotency_key: _builtins.str = ...,
+        cache: Global___CachePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["response_format", b"response_format", "sampling", b"sampling", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "response_format", b"response_format", "sampling", b"sampling", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "messages", b"messages", "model", b"model", "response_format", b"response_format", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "idempotency_key", b"idempotency_key", "messages", b"messages", "model", b"model", "response_format", b"response_format", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -396,6 +494,7 @@ class GenerateResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     JOINED_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     reasoning: _builtins.str
     """The model's reasoning, where the provider shows it."""
     finish_reason: Global___FinishReason.ValueType
@@ -406,6 +505,10 @@ class GenerateResponse(_message.Message):
     """The provider that answered."""
     joined: _builtins.bool
     """Whether the answer came from a call that was already under way or done."""
+    cache: Global___CacheOutcome.ValueType
+    """What the cache had to do with it. An answer that was not asked for costs
+    nothing: its usage tells its tokens, with llm_calls = 0.
+    """
     @_builtins.property
     def message(self) -> Global___ChatMessage:
         """The answer."""
@@ -424,10 +527,11 @@ class GenerateResponse(_message.Message):
         model: _builtins.str = ...,
         provider: _builtins.str = ...,
         joined: _builtins.bool = ...,
+        cache: Global___CacheOutcome.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "joined", b"joined", "message", b"message", "model", b"model", "provider", b"provider", "reasoning", b"reasoning", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "finish_reason", b"finish_reason", "joined", b"joined", "message", b"message", "model", b"model", "provider", b"provider", "reasoning", b"reasoning", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -571,6 +675,7 @@ class Finish(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     PROVIDER_FIELD_NUMBER: _builtins.int
     JOINED_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     reason: Global___FinishReason.ValueType
     """Why it ended."""
     model: _builtins.str
@@ -579,6 +684,8 @@ class Finish(_message.Message):
     """The provider that answered."""
     joined: _builtins.bool
     """As in GenerateResponse."""
+    cache: Global___CacheOutcome.ValueType
+    """As in GenerateResponse."""
     def __init__(
         self,
         *,
@@ -586,10 +693,11 @@ class Finish(_message.Message):
         model: _builtins.str = ...,
         provider: _builtins.str = ...,
         joined: _builtins.bool = ...,
+        cache: Global___CacheOutcome.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["joined", b"joined", "model", b"model", "provider", b"provider", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "joined", b"joined", "model", b"model", "provider", b"provider", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -648,6 +756,7 @@ class EmbedRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     DIMENSIONS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A configured embeddings model; the default one if empty."""
     dimensions: _builtins.int
@@ -656,16 +765,23 @@ class EmbedRequest(_message.Message):
     def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The texts; 1 to 2048."""
 
+    @_builtins.property
+    def cache(self) -> Global___CachePolicy:
+        """Whether vectors that were made before will do; unless told otherwise they
+        do.
+        """
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         inputs: _abc.Iterable[_builtins.str] | None = ...,
         dimensions: _builtins.int = ...,
+        cache: Global___CachePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "inputs", b"inputs", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "dimensions", b"dimensions", "inputs", b"inputs", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -680,8 +796,11 @@ class EmbedResponse(_message.Message):
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that answered."""
+    cached: _builtins.int
+    """How many of the vectors were cached."""
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
         """In the order of the inputs."""
@@ -696,10 +815,11 @@ class EmbedResponse(_message.Message):
         embeddings: _abc.Iterable[Global___Embedding] | None = ...,
         usage: _types_pb2.Usage | None = ...,
         model: _builtins.str = ...,
+        cached: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "embeddings", b"embeddings", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -903,3 +1023,47 @@ class Model(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class PurgeCacheRequest(_message.Message):
+    """PurgeCacheRequest says what to forget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_PATTERN_FIELD_NUMBER: _builtins.int
+    model_pattern: _builtins.str
+    """Ids of models, with * for any characters: `gpt-*`. Everything if empty."""
+    def __init__(
+        self,
+        *,
+        model_pattern: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_pattern", b"model_pattern"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeCacheRequest: _TypeAlias = PurgeCacheRequest  # noqa: Y015
+
+@_typing.final
+class PurgeCacheResponse(_message.Message):
+    """PurgeCacheResponse says how much was forgotten."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURGED_FIELD_NUMBER: _builtins.int
+    purged: _builtins.int
+    """Answers and vectors."""
+    def __init__(
+        self,
+        *,
+        purged: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["purged", b"purged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PurgeCacheResponse: _TypeAlias = PurgeCacheResponse  # noqa: Y015

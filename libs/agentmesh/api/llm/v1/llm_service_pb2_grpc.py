@@ -70,6 +70,11 @@ class LlmServiceStub:
                 request_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.PurgeCache = channel.unary_unary(
+                '/agentmesh.api.llm.v1.LlmService/PurgeCache',
+                request_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.PurgeCacheRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.PurgeCacheResponse.FromString,
+                _registered_method=True)
 
 
 class LlmServiceServicer:
@@ -127,6 +132,13 @@ class LlmServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PurgeCache(self, request, context):
+        """PurgeCache forgets cached answers of the caller's tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LlmServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -164,6 +176,11 @@ def add_LlmServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetModelRequest.FromString,
                     response_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetModelResponse.SerializeToString,
+            ),
+            'PurgeCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeCache,
+                    request_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.PurgeCacheRequest.FromString,
+                    response_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.PurgeCacheResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -356,6 +373,33 @@ class LlmService:
             '/agentmesh.api.llm.v1.LlmService/GetModel',
             agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetModelRequest.SerializeToString,
             agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.api.llm.v1.LlmService/PurgeCache',
+            agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.PurgeCacheRequest.SerializeToString,
+            agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.PurgeCacheResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,8 @@ class LlmServiceStub:
     """ListModels lists the configured models."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_llm_service_pb2.GetModelRequest, _llm_service_pb2.GetModelResponse]
     """GetModel returns one model."""
+    PurgeCache: _grpc.UnaryUnaryMultiCallable[_llm_service_pb2.PurgeCacheRequest, _llm_service_pb2.PurgeCacheResponse]
+    """PurgeCache forgets cached answers of the caller's tenant."""
 
 @_typing.type_check_only
 class LlmServiceAsyncStub(LlmServiceStub):
@@ -73,6 +75,8 @@ class LlmServiceAsyncStub(LlmServiceStub):
     """ListModels lists the configured models."""
     GetModel: _aio.UnaryUnaryMultiCallable[_llm_service_pb2.GetModelRequest, _llm_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """GetModel returns one model."""
+    PurgeCache: _aio.UnaryUnaryMultiCallable[_llm_service_pb2.PurgeCacheRequest, _llm_service_pb2.PurgeCacheResponse]  # type: ignore[assignment]
+    """PurgeCache forgets cached answers of the caller's tenant."""
 
 class LlmServiceServicer(metaclass=_abc_1.ABCMeta):
     """LlmService talks to the configured model providers."""
@@ -135,5 +139,13 @@ class LlmServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_llm_service_pb2.GetModelResponse, _abc.Awaitable[_llm_service_pb2.GetModelResponse]]:
         """GetModel returns one model."""
+
+    @_abc_1.abstractmethod
+    def PurgeCache(
+        self,
+        request: _llm_service_pb2.PurgeCacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_llm_service_pb2.PurgeCacheResponse, _abc.Awaitable[_llm_service_pb2.PurgeCacheResponse]]:
+        """PurgeCache forgets cached answers of the caller's tenant."""
 
 def add_LlmServiceServicer_to_server(servicer: LlmServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,68 @@
+"""What an answer is cached under: everything that could change it, and always the tenant.
+
+Every field of a request is named here as one that changes the answer or one that does not; a test walks the contract
+and fails on a field that is in neither table.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.message import Message as ProtoMessage
+
+from agentmesh.api.llm.v1 import llm_service_pb2 as pb
+from agentmesh_llm.domain import Model
+
+CHANGES_ANSWER: Final = frozenset(
+    {"messages", "tools", "tool_choice", "response_format", "sampling"},
+)
+"""Of a GenerateRequest; `model` enters as what it stands for."""
+NOT_IN_ANSWER: Final = frozenset({"model", "idempotency_key", "cache"})
+CHANGES_VECTOR: Final = frozenset({"dimensions"})
+"""Of an EmbedRequest; each of `inputs` has an entry of its own."""
+NOT_IN_VECTOR: Final = frozenset({"model", "inputs", "cache"})
+
+_VERSION = b"1"  # of what is stored: entries of another one are never found
+_DIGEST_BYTES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKey:
+    """Where an entry lies. Tenant and model are apart, so that entries can be purged by them."""
+
+    tenant: str
+    model: str
+    digest: bytes
+
+
+def answer_key(tenant: str, model: Model, request: pb.GenerateRequest) -> CacheKey:
+    """Return the key of a request's answer by a model."""
+    return _key(tenant, model, b"answer", _parts(request, CHANGES_ANSWER))
+
+
+def vector_keys(tenant: str, model: Model, dimensions: int, inputs: Iterable[str]) -> list[CacheKey]:
+    """Return a key for each text."""
+    size = str(dimensions).encode()
+    return [_key(tenant, model, b"vector", (size, text.encode())) for text in inputs]
+
+
+def _parts(request: pb.GenerateRequest, names: frozenset[str]) -> Iterable[bytes]:
+    bare = pb.GenerateRequest()
+    for field, value in request.ListFields():
+        if field.name not in names:
+            continue
+        if isinstance(value, ProtoMessage):
+            getattr(bare, field.name).CopyFrom(value)
+        else:
+            getattr(bare, field.name).MergeFrom(value)
+    return (bare.SerializeToString(deterministic=True),)
+
+
+def _key(tenant: str, model: Model, kind: bytes, parts: Iterable[bytes]) -> CacheKey:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for part in (_VERSION, kind, tenant.encode(), model.provider.encode(), model.name.encode(), *parts):
+        # Lengths keep one part's end from being taken for the next one's beginning.
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return CacheKey(tenant, model.id, digest.digest())
