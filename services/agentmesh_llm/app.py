@@ -11,7 +11,8 @@ from agentmesh.kit.settings import Provider as ProviderSettings
 from agentmesh.kit.settings import Settings
 from agentmesh_llm.adapters.memory_cache import MemoryCache
 from agentmesh_llm.caching import AnswerCache
-from agentmesh_llm.catalogue import Catalogue, Offer
+from agentmesh_llm.catalogue import Alias, Catalogue
+from agentmesh_llm.deployments import Offer
 from agentmesh_llm.grpc_api import LlmApi
 from agentmesh_llm.ports import CacheStore, Provider
 from agentmesh_llm.service import ModelDesk
@@ -32,7 +33,9 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         for provider in settings.llm.providers
     ]
     cache = AnswerCache(open_cache(settings.cache), ttl_s=settings.cache.ttl)
-    desk = ModelDesk(Catalogue(offers, settings.llm.default_model), Bounds.of(settings.llm), cache)
+    aliases = [Alias(alias.name, alias.models, alias.fallbacks) for alias in settings.llm.aliases]
+    catalogue = Catalogue(offers, settings.llm.default_model, aliases)
+    desk = ModelDesk(catalogue, Bounds.of(settings.llm), cache)
     stack.push_async_callback(desk.aclose)
     service = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"]
     access = Access.internal(names.RUNNER, names.ROUTER, names.GATEWAY)

@@ -18,7 +18,7 @@ CHANGES_ANSWER: Final = frozenset(
     {"messages", "tools", "tool_choice", "response_format", "sampling"},
 )
 """Of a GenerateRequest; `model` enters as what it stands for."""
-NOT_IN_ANSWER: Final = frozenset({"model", "idempotency_key", "cache"})
+NOT_IN_ANSWER: Final = frozenset({"model", "idempotency_key", "cache", "fallbacks"})
 CHANGES_VECTOR: Final = frozenset({"dimensions"})
 """Of an EmbedRequest; each of `inputs` has an entry of its own."""
 NOT_IN_VECTOR: Final = frozenset({"model", "inputs", "cache"})

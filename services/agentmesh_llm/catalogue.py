@@ -1,50 +1,69 @@
 """Knows which provider serves which model, because a request names only the model."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from agentmesh.kit.errors import InvalidRequest, NotFound
+from agentmesh_llm.deployments import Deployment, Offer
+from agentmesh_llm.dispatch import Ways
 from agentmesh_llm.domain import Model
-from agentmesh_llm.ports import Provider
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A provider as configured, with the models it is asked for; `total_timeout_s` bounds what is no stream,
-    `embedding_batch` the texts of one call."""
+class Alias:
+    """A model id that stands for models at several places; what fails at all of them goes to the fallbacks."""
 
     name: str
-    provider: Provider
-    models: tuple[str, ...]
-    embedding_models: tuple[str, ...]
-    total_timeout_s: float
-    embedding_batch: int = 256
+    targets: tuple[str, ...]
+    fallbacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model and who serves it."""
+    """A model, the places that serve it, and the ids of models to ask when none of them does."""
 
     model: Model
-    offer: Offer
+    deployments: tuple[Deployment, ...]
+    fallbacks: tuple[str, ...] = ()
+
+    @property
+    def total_timeout_s(self) -> float:
+        """Return what bounds a call that is no stream."""
+        return max(one.offer.total_timeout_s for one in self.deployments)
+
+    @property
+    def embedding_batch(self) -> int:
+        """Return how many texts any of the places takes in one call."""
+        return min(one.offer.embedding_batch for one in self.deployments)
 
 
 class Catalogue:
     """Finds models. Offers come in order of preference.
 
     A model's id is its name; where an earlier provider has a model of that name, it is PROVIDER/NAME. The longer
-    form finds any model.
+    form finds any model. An alias stands before a model of its name.
     """
 
-    def __init__(self, offers: Iterable[Offer], default_model: str) -> None:
+    def __init__(
+        self,
+        offers: Iterable[Offer],
+        default_model: str,
+        aliases: Iterable[Alias] = (),
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.offers = tuple(offers)
+        self._now = now
         self._by_id: dict[str, Served] = {}
+        self._long: dict[str, Served] = {}
         for offer in self.offers:
             for names, embeddings in ((offer.models, False), (offer.embedding_models, True)):
                 for name in names:
                     self._add(offer, name, embeddings)
+        plain = {**self._long, **self._by_id}
+        for alias in aliases:
+            self._by_id[alias.name] = _stands_for(alias, [plain[target] for target in alias.targets])
         self._default = {False: self._first(False, default_model), True: self._first(True, "")}
-        self._long = {f"{served.offer.name}/{served.model.name}": served for served in self._by_id.values()}
 
     @property
     def models(self) -> list[Model]:
@@ -71,10 +90,18 @@ class Catalogue:
             raise InvalidRequest(f"the model {can}", violations=[("model", can)])
         return served
 
+    def ways(self, served: Served, fallbacks: Sequence[str] = ()) -> Ways:
+        """Return where a question to a model may go; raise NotFound or InvalidRequest for a fallback of a request."""
+        others = [self.resolve(model_id, embeddings=False) for model_id in fallbacks]
+        others += [self._find(model_id) for model_id in served.fallbacks]
+        return Ways([served.deployments, *(other.deployments for other in others)])
+
     def _add(self, offer: Offer, name: str, embeddings: bool) -> None:
         model_id = f"{offer.name}/{name}" if name in self._by_id else name
         model = Model(model_id, name, offer.name, is_default=False, embeddings=embeddings)
-        self._by_id.setdefault(model_id, Served(model, offer))
+        served = Served(model, (Deployment(offer, name, self._now),))
+        served = self._by_id.setdefault(model_id, served)
+        self._long[f"{offer.name}/{name}"] = served
 
     def _first(self, embeddings: bool, wanted: str) -> Served | None:
         of_kind = [served for served in self._by_id.values() if served.model.embeddings == embeddings]
@@ -88,3 +115,15 @@ class Catalogue:
 
     def _marked(self, served: Served) -> Model:
         return replace(served.model, is_default=served in self._default.values())
+
+
+def _stands_for(alias: Alias, targets: Sequence[Served]) -> Served:
+    deployments = tuple(one for target in targets for one in target.deployments)
+    model = Model(
+        alias.name,
+        ",".join(one.model for one in deployments),
+        ",".join(one.offer.name for one in deployments),
+        is_default=False,
+        embeddings=targets[0].model.embeddings,
+    )
+    return Served(model, deployments, alias.fallbacks)

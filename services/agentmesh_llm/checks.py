@@ -12,13 +12,22 @@ _MAX_INPUTS = 2048
 _MAX_DIMENSIONS = 65_536
 _MAX_TTL_S = 30 * 86_400
 _MAX_PATTERN = 512
+_MAX_FALLBACKS = 4
 _URL_SCHEMES = ("https://", "http://", "data:")
 Violation = tuple[str, str]
 
 
 def check_question(request: pb.GenerateRequest) -> None:
     """Raise InvalidRequest with the path of every field that is wrong."""
-    _refuse([*_messages(request.messages), *_tools(request), *_sampling(request.sampling), *_key(request)])
+    _refuse(
+        [
+            *_messages(request.messages),
+            *_tools(request),
+            *_sampling(request.sampling),
+            *_key(request),
+            *_fallbacks(request),
+        ]
+    )
 
 
 def check_messages(messages: Iterable[pb.ChatMessage]) -> None:
@@ -52,6 +61,11 @@ def check_pattern(pattern: str) -> None:
     """Raise InvalidRequest if a pattern is longer than any model's id."""
     if len(pattern) > _MAX_PATTERN:
         _refuse([("model_pattern", f"must be at most {_MAX_PATTERN} characters")])
+
+
+def _fallbacks(request: pb.GenerateRequest) -> Iterator[Violation]:
+    if len(request.fallbacks) > _MAX_FALLBACKS:
+        yield "fallbacks", f"must be at most {_MAX_FALLBACKS} models"
 
 
 def _refuse(violations: list[Violation]) -> None:

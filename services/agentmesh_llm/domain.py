@@ -156,10 +156,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end, the last delta of every whole answer; `model` is the one that the provider named."""
+    """The end, the last delta of every whole answer; `model` is the one that the provider named.
+
+    Who was asked is added to it: the provider, and which of its models as PROVIDER/MODEL.
+    """
 
     reason: FinishReason
     model: str = ""
+    provider: str = ""
+    deployment: str = ""
 
 
 Delta = TextDelta | ReasoningDelta | ToolCallDelta | Usage | Finish
@@ -196,7 +201,10 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A configured model under the id that requests use; `name` is what its provider calls it."""
+    """A configured model under the id that requests use; `name` is what its provider calls it.
+
+    One that several providers serve, or that stands for others, names them all, parted by commas.
+    """
 
     id: str
     name: str

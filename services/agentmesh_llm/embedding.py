@@ -3,16 +3,17 @@
 import array
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.batching import Batcher, KeyedBatcher, QueueFull
 from agentmesh.kit.errors import InvalidRequest, ResourceExhausted
-from agentmesh_llm import counting
+from agentmesh_llm import counting, dispatch
 from agentmesh_llm.cache_keys import vector_keys
 from agentmesh_llm.caching import AnswerCache, CacheUse, not_cached
 from agentmesh_llm.catalogue import Served
+from agentmesh_llm.dispatch import Ways
 from agentmesh_llm.domain import EmbedQuestion, Usage, Vectors
 
 _IN_FLIGHT = 4  # batches of one tenant for one model
@@ -22,10 +23,7 @@ _MAX_QUEUED = 10_000
 _MAX_KEYS = 1024
 _MAX_BYTES = 512 * 1024  # of texts in one call: some providers bound its tokens
 
-_inputs = telemetry.counter(names.LLM_BATCH_INPUTS, "Texts that were sent to be embedded", ("provider", "model"))
-
-
-Count = Callable[[Served, Exception | None, Usage], None]
+_inputs = telemetry.counter(names.LLM_BATCH_INPUTS, "Texts that were sent to be embedded", ("model",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +53,8 @@ class Embedded:
 class Embedder:
     """Embeds texts: at once when nothing is under way, else together with what comes meanwhile."""
 
-    def __init__(self, cache: AnswerCache, count: Count) -> None:
+    def __init__(self, cache: AnswerCache) -> None:
         self._cache = cache
-        self._count = count
         self._batchers: KeyedBatcher[_Key, str, _Vector] = KeyedBatcher(self._batcher, max_keys=_MAX_KEYS)
 
     async def embed(self, tenant: str, served: Served, question: EmbedQuestion, use: CacheUse | None) -> Embedded:
@@ -89,7 +86,7 @@ class Embedder:
     async def _ask(self, key: _Key, texts: Sequence[str]) -> dict[str, _Vector]:
         made: dict[str, _Vector] = {}
         # No more than one call's worth at a time: others come in between.
-        size = key.served.offer.embedding_batch
+        size = key.served.embedding_batch
         for start in range(0, len(texts), size):
             some = texts[start : start + size]
             try:
@@ -104,7 +101,7 @@ class Embedder:
     def _batcher(self, key: _Key) -> Batcher[str, _Vector]:
         return Batcher(
             lambda texts: self._embed(key, texts),
-            max_items=key.served.offer.embedding_batch,
+            max_items=key.served.embedding_batch,
             max_bytes=_MAX_BYTES,
             size_of=len,
             busy_wait_s=_BUSY_WAIT_S,
@@ -140,20 +137,10 @@ class Embedder:
 
     async def _call(self, key: _Key, texts: list[str]) -> list[_Vector]:
         served = key.served
-        error: Exception | None = None
-        usage = Usage()
-        try:
-            async with asyncio.timeout(served.offer.total_timeout_s):
-                question = EmbedQuestion(served.model.name, tuple(texts), key.dimensions)
-                vectors = await served.offer.provider.embed(question)
-                usage = vectors.usage
-        except Exception as failed:
-            error = failed
-            raise
-        finally:
-            self._count(served, error, usage)
-            _inputs.labels(served.offer.name, served.model.name).inc(len(texts))
-        shares = shared_out(usage.input_tokens, [counting.tokens_of_text(text) for text in texts])
+        question = EmbedQuestion(served.model.name, tuple(texts), key.dimensions)
+        vectors = await dispatch.embed(Ways([served.deployments]), question, served.total_timeout_s)
+        _inputs.labels(served.model.id).inc(len(texts))
+        shares = shared_out(vectors.usage.input_tokens, [counting.tokens_of_text(text) for text in texts])
         return [_Vector(values, tokens, vectors.model) for values, tokens in zip(vectors.values, shares, strict=True)]
 
 

@@ -123,8 +123,15 @@ class LlmApi:
 
     def _open(self, asked: _Asked, request: pb.GenerateRequest, call: Call, *, unary: bool) -> Reader:
         question = wire.from_request(request)
-        bound = asked.served.offer.total_timeout_s if unary else self._desk.bounds.stream_s
-        return self._desk.ask(asked.served, question, asked.key, asked.recalled, call.remaining_s(bound))
+        bound = asked.served.total_timeout_s if unary else self._desk.bounds.stream_s
+        return self._desk.ask(
+            asked.served,
+            question,
+            asked.key,
+            asked.recalled,
+            call.remaining_s(bound),
+            fallbacks=request.fallbacks,
+        )
 
     def _written(self, batch: Sequence[Delta], asked: _Asked, reader: Reader) -> list[pb.Delta]:
         outcome = pb.CACHE_OUTCOME_UNSPECIFIED

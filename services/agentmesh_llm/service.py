@@ -1,18 +1,17 @@
-"""What the llm service does: finds the model, looks for an answer, starts or joins the call, counts its cost."""
+"""What the llm service does: finds the model, looks for an answer, starts or joins the call."""
 
 import asyncio
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names, telemetry
-from agentmesh.kit.errors import InvalidRequest, MeshError
-from agentmesh_llm import counting
+from agentmesh.kit.errors import InvalidRequest
+from agentmesh_llm import counting, dispatch
 from agentmesh_llm.answer import Reader, SharedAnswer
 from agentmesh_llm.cache_keys import answer_key
 from agentmesh_llm.caching import AnswerCache, Recalled, entry_of, is_repeatable, not_cached
 from agentmesh_llm.catalogue import Catalogue, Served
-from agentmesh_llm.domain import EmbedQuestion, Message, Model, Question, Usage
+from agentmesh_llm.domain import Delta, EmbedQuestion, Finish, Message, Model, Question
 from agentmesh_llm.embedding import Embedded, Embedder
 from agentmesh_llm.joining import Joiner, JoinKey
 from agentmesh_llm.settings import Bounds
@@ -21,8 +20,6 @@ from agentmesh_llm.settings import Bounds
 _MAX_VECTOR_BYTES = names.MAX_MESSAGE_BYTES - 64 * 1024
 _FLOAT_BYTES = 4
 
-_calls = telemetry.counter(names.LLM_CALLS_TOTAL, "Calls to model providers", ("provider", "model", "status"))
-_tokens = telemetry.counter(names.LLM_TOKENS_TOTAL, "Tokens that calls consumed", ("provider", "model", "kind"))
 _joined = telemetry.counter(names.LLM_JOINED_TOTAL, "Calls answered by a call that was there already")
 
 
@@ -34,7 +31,7 @@ class ModelDesk:
         self._catalogue = catalogue
         self._joiner = Joiner(bounds)
         self._cache = cache
-        self._embedder = Embedder(cache, _count)
+        self._embedder = Embedder(cache)
 
     def resolve(self, model_id: str) -> Served:
         """Return who answers questions to a model; raise NotFound or InvalidRequest."""
@@ -59,29 +56,37 @@ class ModelDesk:
         return Recalled(use, at, entry)
 
     def ask(
-        self, served: Served, question: Question, key: JoinKey | None, recalled: Recalled | None, timeout_s: float
+        self,
+        served: Served,
+        question: Question,
+        key: JoinKey | None,
+        recalled: Recalled | None,
+        timeout_s: float,
+        *,
+        fallbacks: Sequence[str] = (),
     ) -> Reader:
         """Start the call within `timeout_s`, or join one. Close the reader in the end.
 
+        Where the model can't be asked, the fallbacks are, in turn; raises NotFound for one that isn't there.
+
         A call is joined by the same key, or by the same question if the request may have a cached answer.
         """
-        named = _with_model(question, served)
+        ways = self._catalogue.ways(served, fallbacks)
         same: Hashable = None
         if recalled is not None:
             same = recalled.key if recalled.use.look else object()  # kept whole, but found by nobody
 
-        def count(answer: SharedAnswer) -> None:
-            _count(served, answer.error, answer.usage)
-            if recalled is not None and recalled.use.keep:
+        def keep(answer: SharedAnswer) -> None:
+            if recalled is not None and recalled.use.keep and _is_of(answer.whole, served):
                 entry = entry_of(answer.whole, served.model)
                 if entry is not None:
                     self._cache.keep([(recalled.key, entry)], recalled.use.ttl_s)
 
         reader = self._joiner.open(
             key,
-            lambda: served.offer.provider.stream(named),
+            lambda: dispatch.stream(ways, question),
             deadline=asyncio.get_running_loop().time() + timeout_s,
-            on_end=count,
+            on_end=keep,
             question=same,
         )
         if reader.joined:
@@ -99,7 +104,7 @@ class ModelDesk:
         served = self._catalogue.resolve(question.model, embeddings=True)
         _check_size(len(question.inputs), question.dimensions)
         use = self._cache.use(policy, repeatable=True)
-        async with asyncio.timeout(min(timeout_s, served.offer.total_timeout_s)):
+        async with asyncio.timeout(min(timeout_s, served.total_timeout_s)):
             embedded = await self._embedder.embed(tenant, served, question, use)
         _check_size(len(embedded.vectors.values), max(map(len, embedded.vectors.values), default=0))
         return served, embedded
@@ -131,26 +136,10 @@ class ModelDesk:
             await offer.provider.aclose()
 
 
-def _with_model(question: Question, served: Served) -> Question:
-    return replace(question, model=served.model.name)
-
-
-def _count(served: Served, error: Exception | None, usage: Usage) -> None:
-    if error is None:
-        status = "success"
-    elif isinstance(error, MeshError):
-        status = error.code.name.lower()
-    else:
-        status = "deadline_exceeded" if isinstance(error, TimeoutError) else "internal"
-    provider, model = served.offer.name, served.model.name
-    _calls.labels(provider, model, status).inc()
-    for kind, tokens in (
-        ("input", usage.input_tokens),
-        ("output", usage.output_tokens),
-        ("cached_input", usage.cached_input_tokens),
-    ):
-        if tokens > 0:
-            _tokens.labels(provider, model, kind).inc(tokens)
+def _is_of(deltas: Sequence[Delta], served: Served) -> bool:
+    """Say whether the model itself gave an answer: a fallback's is not kept as its own."""
+    end = deltas[-1] if deltas else None
+    return isinstance(end, Finish) and end.deployment in {one.name for one in served.deployments}
 
 
 def _check_size(vectors: int, numbers: int) -> None:

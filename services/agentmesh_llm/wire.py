@@ -136,7 +136,7 @@ def to_delta(
         finish=pb.Finish(
             reason=to_reason(delta),
             model=delta.model or model.name,
-            provider=model.provider,
+            provider=delta.provider or model.provider,
             joined=joined,
             cache=cache,
         )

@@ -333,6 +333,16 @@ class Provider(Section):
         return models
 
 
+class ModelAlias(Section):
+    """A name of your own for models at one or several providers, which share the calls."""
+
+    name: Name
+    models: Annotated[Names, Field(min_length=1)]
+    """Ids of models, PROVIDER/MODEL or as `agentmesh models` lists them; the least loaded that works is asked."""
+    fallbacks: Names = ()
+    """Asked in turn where none of `models` can be."""
+
+
 OFFLINE_PROVIDER = Provider(
     name="offline", kind="offline", models=(OFFLINE_MODEL,), embedding_models=(OFFLINE_EMBEDDING_MODEL,)
 )
@@ -355,6 +365,8 @@ class Llm(Section):
     """The providers in order of preference; one of kind offline is always there, last unless placed."""
 
     providers: Annotated[tuple[Provider, ...], AfterValidator(_with_offline)] = ()
+    aliases: tuple[ModelAlias, ...] = ()
+    """Names that stand for models; such a name may be that of a model, which it then hides."""
     default_model: str = Field(default_factory=_first_model)
     """By default the first model of the first provider that has one."""
     join_grace_s: Seconds = 60
@@ -362,10 +374,32 @@ class Llm(Section):
     join_max_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 1_048_576
     """Bytes kept of one such call."""
 
+    @field_validator("aliases")
+    @classmethod
+    def _what_an_alias_stands_for_is_served(
+        cls, aliases: tuple[ModelAlias, ...], info: ValidationInfo
+    ) -> tuple[ModelAlias, ...]:
+        kinds = {}
+        for provider in info.data.get("providers", ()):
+            for models, kind in ((provider.models, "answers"), (provider.embedding_models, "vectors")):
+                for model in models:
+                    kinds[f"{provider.name}/{model}"] = kind
+                    kinds.setdefault(model, kind)
+        for alias in aliases:
+            for model in (*alias.models, *alias.fallbacks):
+                if kinds and model not in kinds:
+                    raise ValueError(f"{alias.name} stands for {model}, which is in no provider's models")
+            if len({kinds.get(model) for model in (*alias.models, *alias.fallbacks)}) > 1:
+                raise ValueError(f"{alias.name} stands for models of which some make vectors and some don't")
+        if len({alias.name for alias in aliases}) < len(aliases):
+            raise ValueError("names one twice")
+        return aliases
+
     @field_validator("default_model")
     @classmethod
     def _default_model_is_served(cls, model: str, info: ValidationInfo) -> str:
         known = [model for provider in info.data.get("providers", ()) for model in provider.models]
+        known += [alias.name for alias in info.data.get("aliases", ())]
         if known and model not in known:
             raise ValueError(f"is in no provider's models; known: {', '.join(known)}")
         return model

@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&agentmesh/api/llm/v1/llm_service.proto\x12\x14\x61gentmesh.api.llm.v1\x1a\"agentmesh/api/types/v1/types.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xb1\x01\n\x0b\x43hatMessage\x12,\n\x04role\x18\x01 \x01(\x0e\x32\x1e.agentmesh.api.llm.v1.ChatRole\x12+\n\x05parts\x18\x02 \x03(\x0b\x32\x1c.agentmesh.api.types.v1.Part\x12\x31\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1d.agentmesh.api.llm.v1.ToolUse\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\"V\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"6\n\x07ToolUse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\xae\x01\n\nToolChoice\x12\x33\n\x04mode\x18\x01 \x01(\x0e\x32%.agentmesh.api.llm.v1.ToolChoice.Mode\x12\x0c\n\x04name\x18\x02 \x01(\t\"]\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_AUTO\x10\x01\x12\r\n\tMODE_NONE\x10\x02\x12\x11\n\rMODE_REQUIRED\x10\x03\x12\x0e\n\nMODE_NAMED\x10\x04\"W\n\x0eResponseFormat\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06schema\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06strict\x18\x03 \x01(\x08\"\x97\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x11max_output_tokens\x18\x03 \x01(\x05\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x02\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\xd3\x01\n\x0b\x43\x61\x63hePolicy\x12\x34\n\x04mode\x18\x01 \x01(\x0e\x32&.agentmesh.api.llm.v1.CachePolicy.Mode\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"f\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0c\n\x08MODE_USE\x10\x01\x12\x10\n\x0cMODE_REFRESH\x10\x02\x12\x17\n\x13MODE_ONLY_IF_CACHED\x10\x03\x12\x0f\n\x0bMODE_BYPASS\x10\x04\"\xf3\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x33\n\x08messages\x18\x02 \x03(\x0b\x32!.agentmesh.api.llm.v1.ChatMessage\x12)\n\x05tools\x18\x03 \x03(\x0b\x32\x1a.agentmesh.api.llm.v1.Tool\x12\x35\n\x0btool_choice\x18\x04 \x01(\x0b\x32 .agentmesh.api.llm.v1.ToolChoice\x12=\n\x0fresponse_format\x18\x05 \x01(\x0b\x32$.agentmesh.api.llm.v1.ResponseFormat\x12\x30\n\x08sampling\x18\x06 \x01(\x0b\x32\x1e.agentmesh.api.llm.v1.Sampling\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\x12\x30\n\x05\x63\x61\x63he\x18\x08 \x01(\x0b\x32!.agentmesh.api.llm.v1.CachePolicy\"\xa6\x02\n\x10GenerateResponse\x12\x32\n\x07message\x18\x01 \x01(\x0b\x32!.agentmesh.api.llm.v1.ChatMessage\x12\x11\n\treasoning\x18\x02 \x01(\t\x12\x39\n\rfinish_reason\x18\x03 \x01(\x0e\x32\".agentmesh.api.llm.v1.FinishReason\x12,\n\x05usage\x18\x04 \x01(\x0b\x32\x1d.agentmesh.api.types.v1.Usage\x12\r\n\x05model\x18\x05 \x01(\t\x12\x10\n\x08provider\x18\x06 \x01(\t\x12\x0e\n\x06joined\x18\x07 \x01(\x08\x12\x31\n\x05\x63\x61\x63he\x18\x08 \x01(\x0e\x32\".agentmesh.api.llm.v1.CacheOutcome\"O\n\x15StreamGenerateRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.agentmesh.api.llm.v1.GenerateRequest\"E\n\x16StreamGenerateResponse\x12+\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x1b.agentmesh.api.llm.v1.Delta\"\xce\x01\n\x05\x44\x65lta\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x13\n\treasoning\x18\x02 \x01(\tH\x00\x12\x38\n\ttool_call\x18\x03 \x01(\x0b\x32#.agentmesh.api.llm.v1.ToolCallDeltaH\x00\x12.\n\x05usage\x18\x04 \x01(\x0b\x32\x1d.agentmesh.api.types.v1.UsageH\x00\x12.\n\x06\x66inish\x18\x05 \x01(\x0b\x32\x1c.agentmesh.api.llm.v1.FinishH\x00\x42\x06\n\x04kind\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\xa0\x01\n\x06\x46inish\x12\x32\n\x06reason\x18\x01 \x01(\x0e\x32\".agentmesh.api.llm.v1.FinishReason\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x0e\n\x06joined\x18\x04 \x01(\x08\x12\x31\n\x05\x63\x61\x63he\x18\x05 \x01(\x0e\x32\".agentmesh.api.llm.v1.CacheOutcome\"0\n\x15\x43\x61ncelGenerateRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\"*\n\x16\x43\x61ncelGenerateResponse\x12\x10\n\x08\x63\x61nceled\x18\x01 \x01(\x08\"s\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06inputs\x18\x02 \x03(\t\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12\x30\n\x05\x63\x61\x63he\x18\x04 \x01(\x0b\x32!.agentmesh.api.llm.v1.CachePolicy\"\x91\x01\n\rEmbedResponse\x12\x33\n\nembeddings\x18\x01 \x03(\x0b\x32\x1f.agentmesh.api.llm.v1.Embedding\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.agentmesh.api.types.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x05\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"X\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x33\n\x08messages\x18\x02 \x03(\x0b\x32!.agentmesh.api.llm.v1.ChatMessage\">\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x11\n\testimated\x18\x02 \x01(\x08\"\x13\n\x11ListModelsRequest\"A\n\x12ListModelsResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.agentmesh.api.llm.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\">\n\x10GetModelResponse\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.agentmesh.api.llm.v1.Model\"M\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x12\n\nis_default\x18\x03 \x01(\x08\x12\x12\n\nembeddings\x18\x04 \x01(\x08\"*\n\x11PurgeCacheRequest\x12\x15\n\rmodel_pattern\x18\x01 \x01(\t\"$\n\x12PurgeCacheResponse\x12\x0e\n\x06purged\x18\x01 \x01(\x03*|\n\x08\x43hatRole\x12\x19\n\x15\x43HAT_ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HAT_ROLE_SYSTEM\x10\x01\x12\x12\n\x0e\x43HAT_ROLE_USER\x10\x02\x12\x17\n\x13\x43HAT_ROLE_ASSISTANT\x10\x03\x12\x12\n\x0e\x43HAT_ROLE_TOOL\x10\x04*y\n\x0c\x43\x61\x63heOutcome\x12\x1d\n\x19\x43\x41\x43HE_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41\x43HE_OUTCOME_MISS\x10\x01\x12\x15\n\x11\x43\x41\x43HE_OUTCOME_HIT\x10\x02\x12\x1b\n\x17\x43\x41\x43HE_OUTCOME_COALESCED\x10\x03*\x9f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04\x32\x94\x08\n\nLlmService\x12v\n\x08Generate\x12%.agentmesh.api.llm.v1.GenerateRequest\x1a&.agentmesh.api.llm.v1.GenerateResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/v1/llm/generate:\x01*\x12\x91\x01\n\x0eStreamGenerate\x12+.agentmesh.api.llm.v1.StreamGenerateRequest\x1a,.agentmesh.api.llm.v1.StreamGenerateResponse\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/llm/generate:stream:\x01*0\x01\x12\x8f\x01\n\x0e\x43\x61ncelGenerate\x12+.agentmesh.api.llm.v1.CancelGenerateRequest\x1a,.agentmesh.api.llm.v1.CancelGenerateResponse\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/llm/generate:cancel:\x01*\x12j\n\x05\x45mbed\x12\".agentmesh.api.llm.v1.EmbedRequest\x1a#.agentmesh.api.llm.v1.EmbedResponse\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/v1/llm/embed:\x01*\x12\x83\x01\n\x0b\x43ountTokens\x12(.agentmesh.api.llm.v1.CountTokensRequest\x1a).agentmesh.api.llm.v1.CountTokensResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/llm/tokens:count:\x01*\x12w\n\nListModels\x12\'.agentmesh.api.llm.v1.ListModelsRequest\x1a(.agentmesh.api.llm.v1.ListModelsResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/llm/models\x12|\n\x08GetModel\x12%.agentmesh.api.llm.v1.GetModelRequest\x1a&.agentmesh.api.llm.v1.GetModelResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/llm/models/{model=**}\x12\x7f\n\nPurgeCache\x12\'.agentmesh.api.llm.v1.PurgeCacheRequest\x1a(.agentmesh.api.llm.v1.PurgeCacheResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x13/v1/llm/cache:purge:\x01*BK\n\x14\x61gentmesh.api.llm.v1P\x01Z\x1a\x61gentmesh/api/llm/v1;llmv1\xaa\x02\x14\x41gentmesh.Api.Llm.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&agentmesh/api/llm/v1/llm_service.proto\x12\x14\x61gentmesh.api.llm.v1\x1a\"agentmesh/api/types/v1/types.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xb1\x01\n\x0b\x43hatMessage\x12,\n\x04role\x18\x01 \x01(\x0e\x32\x1e.agentmesh.api.llm.v1.ChatRole\x12+\n\x05parts\x18\x02 \x03(\x0b\x32\x1c.agentmesh.api.types.v1.Part\x12\x31\n\ntool_calls\x18\x03 \x03(\x0b\x32\x1d.agentmesh.api.llm.v1.ToolUse\x12\x14\n\x0ctool_call_id\x18\x04 \x01(\t\"V\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"6\n\x07ToolUse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"\xae\x01\n\nToolChoice\x12\x33\n\x04mode\x18\x01 \x01(\x0e\x32%.agentmesh.api.llm.v1.ToolChoice.Mode\x12\x0c\n\x04name\x18\x02 \x01(\t\"]\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\r\n\tMODE_AUTO\x10\x01\x12\r\n\tMODE_NONE\x10\x02\x12\x11\n\rMODE_REQUIRED\x10\x03\x12\x0e\n\nMODE_NAMED\x10\x04\"W\n\x0eResponseFormat\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06schema\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06strict\x18\x03 \x01(\x08\"\x97\x01\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x11max_output_tokens\x18\x03 \x01(\x05\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x02\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\xd3\x01\n\x0b\x43\x61\x63hePolicy\x12\x34\n\x04mode\x18\x01 \x01(\x0e\x32&.agentmesh.api.llm.v1.CachePolicy.Mode\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"f\n\x04Mode\x12\x14\n\x10MODE_UNSPECIFIED\x10\x00\x12\x0c\n\x08MODE_USE\x10\x01\x12\x10\n\x0cMODE_REFRESH\x10\x02\x12\x17\n\x13MODE_ONLY_IF_CACHED\x10\x03\x12\x0f\n\x0bMODE_BYPASS\x10\x04\"\x86\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x33\n\x08messages\x18\x02 \x03(\x0b\x32!.agentmesh.api.llm.v1.ChatMessage\x12)\n\x05tools\x18\x03 \x03(\x0b\x32\x1a.agentmesh.api.llm.v1.Tool\x12\x35\n\x0btool_choice\x18\x04 \x01(\x0b\x32 .agentmesh.api.llm.v1.ToolChoice\x12=\n\x0fresponse_format\x18\x05 \x01(\x0b\x32$.agentmesh.api.llm.v1.ResponseFormat\x12\x30\n\x08sampling\x18\x06 \x01(\x0b\x32\x1e.agentmesh.api.llm.v1.Sampling\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\x12\x30\n\x05\x63\x61\x63he\x18\x08 \x01(\x0b\x32!.agentmesh.api.llm.v1.CachePolicy\x12\x11\n\tfallbacks\x18\t \x03(\t\"\xa6\x02\n\x10GenerateResponse\x12\x32\n\x07message\x18\x01 \x01(\x0b\x32!.agentmesh.api.llm.v1.ChatMessage\x12\x11\n\treasoning\x18\x02 \x01(\t\x12\x39\n\rfinish_reason\x18\x03 \x01(\x0e\x32\".agentmesh.api.llm.v1.FinishReason\x12,\n\x05usage\x18\x04 \x01(\x0b\x32\x1d.agentmesh.api.types.v1.Usage\x12\r\n\x05model\x18\x05 \x01(\t\x12\x10\n\x08provider\x18\x06 \x01(\t\x12\x0e\n\x06joined\x18\x07 \x01(\x08\x12\x31\n\x05\x63\x61\x63he\x18\x08 \x01(\x0e\x32\".agentmesh.api.llm.v1.CacheOutcome\"O\n\x15StreamGenerateRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.agentmesh.api.llm.v1.GenerateRequest\"E\n\x16StreamGenerateResponse\x12+\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x1b.agentmesh.api.llm.v1.Delta\"\xce\x01\n\x05\x44\x65lta\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x13\n\treasoning\x18\x02 \x01(\tH\x00\x12\x38\n\ttool_call\x18\x03 \x01(\x0b\x32#.agentmesh.api.llm.v1.ToolCallDeltaH\x00\x12.\n\x05usage\x18\x04 \x01(\x0b\x32\x1d.agentmesh.api.types.v1.UsageH\x00\x12.\n\x06\x66inish\x18\x05 \x01(\x0b\x32\x1c.agentmesh.api.llm.v1.FinishH\x00\x42\x06\n\x04kind\"K\n\rToolCallDelta\x12\r\n\x05index\x18\x01 \x01(\x05\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"\xa0\x01\n\x06\x46inish\x12\x32\n\x06reason\x18\x01 \x01(\x0e\x32\".agentmesh.api.llm.v1.FinishReason\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x0e\n\x06joined\x18\x04 \x01(\x08\x12\x31\n\x05\x63\x61\x63he\x18\x05 \x01(\x0e\x32\".agentmesh.api.llm.v1.CacheOutcome\"0\n\x15\x43\x61ncelGenerateRequest\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\"*\n\x16\x43\x61ncelGenerateResponse\x12\x10\n\x08\x63\x61nceled\x18\x01 \x01(\x08\"s\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06inputs\x18\x02 \x03(\t\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12\x30\n\x05\x63\x61\x63he\x18\x04 \x01(\x0b\x32!.agentmesh.api.llm.v1.CachePolicy\"\x91\x01\n\rEmbedResponse\x12\x33\n\nembeddings\x18\x01 \x03(\x0b\x32\x1f.agentmesh.api.llm.v1.Embedding\x12,\n\x05usage\x18\x02 \x01(\x0b\x32\x1d.agentmesh.api.types.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x04 \x01(\x05\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"X\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x33\n\x08messages\x18\x02 \x03(\x0b\x32!.agentmesh.api.llm.v1.ChatMessage\">\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x11\n\testimated\x18\x02 \x01(\x08\"\x13\n\x11ListModelsRequest\"A\n\x12ListModelsResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.agentmesh.api.llm.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\">\n\x10GetModelResponse\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.agentmesh.api.llm.v1.Model\"M\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x12\n\nis_default\x18\x03 \x01(\x08\x12\x12\n\nembeddings\x18\x04 \x01(\x08\"*\n\x11PurgeCacheRequest\x12\x15\n\rmodel_pattern\x18\x01 \x01(\t\"$\n\x12PurgeCacheResponse\x12\x0e\n\x06purged\x18\x01 \x01(\x03*|\n\x08\x43hatRole\x12\x19\n\x15\x43HAT_ROLE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HAT_ROLE_SYSTEM\x10\x01\x12\x12\n\x0e\x43HAT_ROLE_USER\x10\x02\x12\x17\n\x13\x43HAT_ROLE_ASSISTANT\x10\x03\x12\x12\n\x0e\x43HAT_ROLE_TOOL\x10\x04*y\n\x0c\x43\x61\x63heOutcome\x12\x1d\n\x19\x43\x41\x43HE_OUTCOME_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41\x43HE_OUTCOME_MISS\x10\x01\x12\x15\n\x11\x43\x41\x43HE_OUTCOME_HIT\x10\x02\x12\x1b\n\x17\x43\x41\x43HE_OUTCOME_COALESCED\x10\x03*\x9f\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x03\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x04\x32\x94\x08\n\nLlmService\x12v\n\x08Generate\x12%.agentmesh.api.llm.v1.GenerateRequest\x1a&.agentmesh.api.llm.v1.GenerateResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/v1/llm/generate:\x01*\x12\x91\x01\n\x0eStreamGenerate\x12+.agentmesh.api.llm.v1.StreamGenerateRequest\x1a,.agentmesh.api.llm.v1.StreamGenerateResponse\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/llm/generate:stream:\x01*0\x01\x12\x8f\x01\n\x0e\x43\x61ncelGenerate\x12+.agentmesh.api.llm.v1.CancelGenerateRequest\x1a,.agentmesh.api.llm.v1.CancelGenerateResponse\"\"\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/llm/generate:cancel:\x01*\x12j\n\x05\x45mbed\x12\".agentmesh.api.llm.v1.EmbedRequest\x1a#.agentmesh.api.llm.v1.EmbedResponse\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/v1/llm/embed:\x01*\x12\x83\x01\n\x0b\x43ountTokens\x12(.agentmesh.api.llm.v1.CountTokensRequest\x1a).agentmesh.api.llm.v1.CountTokensResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/llm/tokens:count:\x01*\x12w\n\nListModels\x12\'.agentmesh.api.llm.v1.ListModelsRequest\x1a(.agentmesh.api.llm.v1.ListModelsResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/v1/llm/models\x12|\n\x08GetModel\x12%.agentmesh.api.llm.v1.GetModelRequest\x1a&.agentmesh.api.llm.v1.GetModelResponse\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/llm/models/{model=**}\x12\x7f\n\nPurgeCache\x12\'.agentmesh.api.llm.v1.PurgeCacheRequest\x1a(.agentmesh.api.llm.v1.PurgeCacheResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\"\x13/v1/llm/cache:purge:\x01*BK\n\x14\x61gentmesh.api.llm.v1P\x01Z\x1a\x61gentmesh/api/llm/v1;llmv1\xaa\x02\x14\x41gentmesh.Api.Llm.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,12 +52,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LLMSERVICE'].methods_by_name['GetModel']._serialized_options = b'\202\323\344\223\002\033\022\031/v1/llm/models/{model=**}'
   _globals['_LLMSERVICE'].methods_by_name['PurgeCache']._loaded_options = None
   _globals['_LLMSERVICE'].methods_by_name['PurgeCache']._serialized_options = b'\202\323\344\223\002\030\"\023/v1/llm/cache:purge:\001*'
-  _globals['_CHATROLE']._serialized_start=3311
-  _globals['_CHATROLE']._serialized_end=3435
-  _globals['_CACHEOUTCOME']._serialized_start=3437
-  _globals['_CACHEOUTCOME']._serialized_end=3558
-  _globals['_FINISHREASON']._serialized_start=3561
-  _globals['_FINISHREASON']._serialized_end=3720
+  _globals['_CHATROLE']._serialized_start=3330
+  _globals['_CHATROLE']._serialized_end=3454
+  _globals['_CACHEOUTCOME']._serialized_start=3456
+  _globals['_CACHEOUTCOME']._serialized_end=3577
+  _globals['_FINISHREASON']._serialized_start=3580
+  _globals['_FINISHREASON']._serialized_end=3739
   _globals['_CHATMESSAGE']._serialized_start=193
   _globals['_CHATMESSAGE']._serialized_end=370
   _globals['_TOOL']._serialized_start=372
@@ -77,47 +77,47 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CACHEPOLICY_MODE']._serialized_start=1046
   _globals['_CACHEPOLICY_MODE']._serialized_end=1148
   _globals['_GENERATEREQUEST']._serialized_start=1151
-  _globals['_GENERATEREQUEST']._serialized_end=1522
-  _globals['_GENERATERESPONSE']._serialized_start=1525
-  _globals['_GENERATERESPONSE']._serialized_end=1819
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=1821
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=1900
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=1902
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=1971
-  _globals['_DELTA']._serialized_start=1974
-  _globals['_DELTA']._serialized_end=2180
-  _globals['_TOOLCALLDELTA']._serialized_start=2182
-  _globals['_TOOLCALLDELTA']._serialized_end=2257
-  _globals['_FINISH']._serialized_start=2260
-  _globals['_FINISH']._serialized_end=2420
-  _globals['_CANCELGENERATEREQUEST']._serialized_start=2422
-  _globals['_CANCELGENERATEREQUEST']._serialized_end=2470
-  _globals['_CANCELGENERATERESPONSE']._serialized_start=2472
-  _globals['_CANCELGENERATERESPONSE']._serialized_end=2514
-  _globals['_EMBEDREQUEST']._serialized_start=2516
-  _globals['_EMBEDREQUEST']._serialized_end=2631
-  _globals['_EMBEDRESPONSE']._serialized_start=2634
-  _globals['_EMBEDRESPONSE']._serialized_end=2779
-  _globals['_EMBEDDING']._serialized_start=2781
-  _globals['_EMBEDDING']._serialized_end=2808
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=2810
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=2898
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2900
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2962
-  _globals['_LISTMODELSREQUEST']._serialized_start=2964
-  _globals['_LISTMODELSREQUEST']._serialized_end=2983
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2985
-  _globals['_LISTMODELSRESPONSE']._serialized_end=3050
-  _globals['_GETMODELREQUEST']._serialized_start=3052
-  _globals['_GETMODELREQUEST']._serialized_end=3084
-  _globals['_GETMODELRESPONSE']._serialized_start=3086
-  _globals['_GETMODELRESPONSE']._serialized_end=3148
-  _globals['_MODEL']._serialized_start=3150
-  _globals['_MODEL']._serialized_end=3227
-  _globals['_PURGECACHEREQUEST']._serialized_start=3229
-  _globals['_PURGECACHEREQUEST']._serialized_end=3271
-  _globals['_PURGECACHERESPONSE']._serialized_start=3273
-  _globals['_PURGECACHERESPONSE']._serialized_end=3309
-  _globals['_LLMSERVICE']._serialized_start=3723
-  _globals['_LLMSERVICE']._serialized_end=4767
+  _globals['_GENERATEREQUEST']._serialized_end=1541
+  _globals['_GENERATERESPONSE']._serialized_start=1544
+  _globals['_GENERATERESPONSE']._serialized_end=1838
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=1840
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=1919
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=1921
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=1990
+  _globals['_DELTA']._serialized_start=1993
+  _globals['_DELTA']._serialized_end=2199
+  _globals['_TOOLCALLDELTA']._serialized_start=2201
+  _globals['_TOOLCALLDELTA']._serialized_end=2276
+  _globals['_FINISH']._serialized_start=2279
+  _globals['_FINISH']._serialized_end=2439
+  _globals['_CANCELGENERATEREQUEST']._serialized_start=2441
+  _globals['_CANCELGENERATEREQUEST']._serialized_end=2489
+  _globals['_CANCELGENERATERESPONSE']._serialized_start=2491
+  _globals['_CANCELGENERATERESPONSE']._serialized_end=2533
+  _globals['_EMBEDREQUEST']._serialized_start=2535
+  _globals['_EMBEDREQUEST']._serialized_end=2650
+  _globals['_EMBEDRESPONSE']._serialized_start=2653
+  _globals['_EMBEDRESPONSE']._serialized_end=2798
+  _globals['_EMBEDDING']._serialized_start=2800
+  _globals['_EMBEDDING']._serialized_end=2827
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=2829
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=2917
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2919
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2981
+  _globals['_LISTMODELSREQUEST']._serialized_start=2983
+  _globals['_LISTMODELSREQUEST']._serialized_end=3002
+  _globals['_LISTMODELSRESPONSE']._serialized_start=3004
+  _globals['_LISTMODELSRESPONSE']._serialized_end=3069
+  _globals['_GETMODELREQUEST']._serialized_start=3071
+  _globals['_GETMODELREQUEST']._serialized_end=3103
+  _globals['_GETMODELRESPONSE']._serialized_start=3105
+  _globals['_GETMODELRESPONSE']._serialized_end=3167
+  _globals['_MODEL']._serialized_start=3169
+  _globals['_MODEL']._serialized_end=3246
+  _globals['_PURGECACHEREQUEST']._serialized_start=3248
+  _globals['_PURGECACHEREQUEST']._serialized_end=3290
+  _globals['_PURGECACHERESPONSE']._serialized_start=3292
+  _globals['_PURGECACHERESPONSE']._serialized_end=3328
+  _globals['_LLMSERVICE']._serialized_start=3742
+  _globals['_LLMSERVICE']._serialized_end=4786
 # @@protoc_insertion_point(module_scope)

@@ -431,6 +431,7 @@ class GenerateRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
+    FALLBACKS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """A configured model; the default model if empty."""
     idempotency_key: _builtins.str
@@ -461,6 +462,12 @@ class GenerateRequest(_message.Message):
     def cache(self) -> Global___CachePolicy:
         """Whether an answer that was given before will do."""
 
+    @_builtins.property
+    def fallbacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models to ask, in this order, if the first one can't be asked or fails
+        before its first word. At most 4.
+        """
+
     def __init__(
         self,
         *,
@@ -472,10 +479,11 @@ class GenerateRequest(_message.Message):
         sampling: Global___Sampling | None = ...,
         idempotency_key: _builtins.str = ...,
         cache: Global___CachePolicy | None = ...,
+        fallbacks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "response_format", b"response_format", "sampling", b"sampling", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "idempotency_key", b"idempotency_key", "messages", b"messages", "model", b"model", "response_format", b"response_format", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "fallbacks", b"fallbacks", "idempotency_key", b"idempotency_key", "messages", b"messages", "model", b"model", "response_format", b"response_format", "sampling", b"sampling", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,114 @@
+"""Where a model runs, how it fares there, and which place is asked next; pure but for the clock that is passed in."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable
+from agentmesh_llm.ports import Provider
+
+_OPEN_AFTER: Final = 5
+"""Failures in a row after which a place is left alone for a while."""
+_FIRST_REST_S: Final = 1.0
+_LONGEST_REST_S: Final = 30.0
+_LEAST_HINT_S: Final = 0.1
+_LONGEST_COOL_S: Final = 600.0
+_SMOOTHING: Final = 0.2
+_QUICK_S: Final = 0.05  # what a place that was never asked is taken to need
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A provider as configured, with the models it is asked for.
+
+    `total_timeout_s` bounds what is no stream, `embedding_batch` the texts of one call.
+    """
+
+    name: str
+    provider: Provider
+    models: tuple[str, ...]
+    embedding_models: tuple[str, ...]
+    total_timeout_s: float
+    embedding_batch: int = 256
+
+
+class Deployment:
+    """A model at a provider. `now` tells monotonic seconds.
+
+    After a 429 it is left alone for as long as the provider said; after five failures in a row for a second, doubling
+    with each further one to 30 s. When that is over one call tries it, and others follow once that has succeeded.
+    """
+
+    def __init__(self, offer: Offer, model: str, now: Callable[[], float]) -> None:
+        self.offer = offer
+        self.model = model
+        self._now = now
+        self._in_flight = 0
+        self._first_word_s = _QUICK_S
+        self._failures = 0
+        self._cool_until = 0.0
+        self._full_until = 0.0  # of these, what a 429 asked for
+        self._trying = False
+
+    @property
+    def name(self) -> str:
+        """Return PROVIDER/MODEL."""
+        return f"{self.offer.name}/{self.model}"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be asked now."""
+        if self._now() < self._cool_until:
+            return False
+        return not (self._failures >= _OPEN_AFTER and self._trying)
+
+    @property
+    def load(self) -> float:
+        """How long one more call would wait here for its first word, roughly."""
+        return (self._in_flight + 1) * self._first_word_s
+
+    def begin(self) -> None:
+        """Hear that it is asked."""
+        self._in_flight += 1
+        self._trying = True
+
+    def spoke(self, after_s: float) -> None:
+        """Hear that the first word came, so many seconds after it was asked."""
+        self._first_word_s += _SMOOTHING * (after_s - self._first_word_s)
+
+    def end(self, error: BaseException | None) -> None:
+        """Hear how a call ended; only what is the provider's fault counts against it."""
+        self._in_flight -= 1
+        self._trying = False
+        now = self._now()
+        if isinstance(error, ResourceExhausted):
+            wait_s = min(max(error.retry_after_s or _FIRST_REST_S, _LEAST_HINT_S), _LONGEST_COOL_S)
+            self._cool_until = self._full_until = max(self._cool_until, now + wait_s)
+        elif isinstance(error, Unavailable):
+            self._failures += 1
+            if self._failures >= _OPEN_AFTER:
+                doubled = _FIRST_REST_S * 2.0 ** min(self._failures - _OPEN_AFTER, 16)
+                self._cool_until = max(self._cool_until, now + min(doubled, _LONGEST_REST_S))
+        elif error is None:
+            self._failures = 0
+
+    def refusal(self) -> MeshError:
+        """Return why it is not asked now, with the time until it may be."""
+        now = self._now()
+        wait_s = max(self._cool_until - now, _LEAST_HINT_S)
+        if now < self._full_until:
+            return ResourceExhausted(
+                "the provider asked for patience", reason="PROVIDER_RATE_LIMITED", retry_after_s=wait_s
+            )
+        return Unavailable("the provider has failed again and again", reason="PROVIDER_DOWN", retry_after_s=wait_s)
+
+
+def next_of(deployments: Iterable[Deployment], tried: Iterable[Deployment]) -> Deployment | None:
+    """Return the place with the least to wait for that may be asked and was not tried yet."""
+    left = [one for one in deployments if one not in tried and one.is_open]
+    return min(left, key=lambda one: one.load, default=None)
+
+
+def soonest(deployments: Sequence[Deployment]) -> MeshError:
+    """Return what to answer when none may be asked: the refusal of the one that may be again first."""
+    return min((one.refusal() for one in deployments), key=lambda error: error.retry_after_s or 0.0)

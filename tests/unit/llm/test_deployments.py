@@ -1,0 +1,111 @@
+"""Which place is asked next, and for how long one that fails is left alone, on a clock of the test's own."""
+
+import pytest
+
+from agentmesh.kit.errors import InvalidRequest, MeshError, ResourceExhausted, Unavailable
+from agentmesh_llm.adapters.offline import OfflineProvider
+from agentmesh_llm.deployments import Deployment, Offer, next_of, soonest
+
+
+class Clock:
+    """Time that stands still until it is moved."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def place(clock: Clock, name: str = "one") -> Deployment:
+    return Deployment(Offer(name, OfflineProvider(), ("m",), (), 60), "m", clock)
+
+
+def call(one: Deployment, error: BaseException | None = None, *, after_s: float = 0.0) -> None:
+    """Make a call that ends at once."""
+    one.begin()
+    if error is None:
+        one.spoke(after_s)
+    one.end(error)
+
+
+def down() -> MeshError:
+    return Unavailable("down")
+
+
+def test_the_least_loaded_and_quickest_place_is_next(clock: Clock) -> None:
+    one, two = place(clock, "one"), place(clock, "two")
+    for _ in range(20):
+        call(one, after_s=0.4)
+        call(two, after_s=0.1)
+    assert next_of([one, two], []) is two
+    for _ in range(5):
+        two.begin()
+    assert next_of([one, two], []) is one  # five on their way at the quicker one
+    assert next_of([one, two], [one]) is two
+    assert next_of([one, two], [one, two]) is None
+
+
+def test_a_429_is_honoured_for_as_long_as_it_said(clock: Clock) -> None:
+    one = place(clock)
+    call(one, ResourceExhausted("slow down", retry_after_s=20))
+    assert not one.is_open
+    refusal = one.refusal()
+    assert (type(refusal), refusal.retry_after_s) == (ResourceExhausted, 20)
+    clock.now += 19.9
+    assert not one.is_open
+    clock.now += 0.2
+    assert one.is_open
+
+
+def test_five_failures_in_a_row_give_a_rest_that_doubles(clock: Clock) -> None:
+    one = place(clock)
+    for _ in range(4):
+        call(one, down())
+    call(one)
+    for _ in range(4):
+        call(one, down())
+        assert one.is_open
+    rests = []
+    for _ in range(8):
+        call(one, down())
+        assert not one.is_open
+        rests.append(round(one.refusal().retry_after_s or 0))
+        clock.now += rests[-1]
+        assert one.is_open
+    assert rests == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert isinstance(one.refusal(), Unavailable)
+
+
+def test_after_a_rest_one_call_tries_and_the_others_follow_its_success(clock: Clock) -> None:
+    one = place(clock)
+    for _ in range(5):
+        call(one, down())
+    clock.now += 1
+    one.begin()
+    assert not one.is_open
+    one.end(None)
+    assert one.is_open
+    one.begin()
+    assert one.is_open
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("bad"), TimeoutError(), GeneratorExit()])
+def test_what_is_not_the_providers_fault_does_not_count_against_it(clock: Clock, error: BaseException) -> None:
+    one = place(clock)
+    for _ in range(20):
+        call(one, error)
+    assert one.is_open
+
+
+def test_when_nobody_can_be_asked_the_soonest_says_when(clock: Clock) -> None:
+    one, two = place(clock, "one"), place(clock, "two")
+    call(one, ResourceExhausted("slow down", retry_after_s=20))
+    for _ in range(5):
+        call(two, down())
+    refusal = soonest([one, two])
+    assert (refusal.reason, refusal.retry_after_s) == ("PROVIDER_DOWN", 1)
