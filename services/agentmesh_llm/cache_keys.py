@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from google.protobuf.message import Message as ProtoMessage
-
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh_llm.domain import Model
 
@@ -38,25 +36,17 @@ class CacheKey:
 
 def answer_key(tenant: str, model: Model, request: pb.GenerateRequest) -> CacheKey:
     """Return the key of a request's answer by a model."""
-    return _key(tenant, model, b"answer", _parts(request, CHANGES_ANSWER))
+    bare = pb.GenerateRequest()
+    bare.CopyFrom(request)
+    for name in NOT_IN_ANSWER:
+        bare.ClearField(name)  # type: ignore[arg-type]
+    return _key(tenant, model, b"answer", (bare.SerializeToString(deterministic=True),))
 
 
 def vector_keys(tenant: str, model: Model, dimensions: int, inputs: Iterable[str]) -> list[CacheKey]:
     """Return a key for each text."""
     size = str(dimensions).encode()
     return [_key(tenant, model, b"vector", (size, text.encode())) for text in inputs]
-
-
-def _parts(request: pb.GenerateRequest, names: frozenset[str]) -> Iterable[bytes]:
-    bare = pb.GenerateRequest()
-    for field, value in request.ListFields():
-        if field.name not in names:
-            continue
-        if isinstance(value, ProtoMessage):
-            getattr(bare, field.name).CopyFrom(value)
-        else:
-            getattr(bare, field.name).MergeFrom(value)
-    return (bare.SerializeToString(deterministic=True),)
 
 
 def _key(tenant: str, model: Model, kind: bytes, parts: Iterable[bytes]) -> CacheKey:

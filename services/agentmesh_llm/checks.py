@@ -10,6 +10,7 @@ MAX_KEY_CHARACTERS = 256
 _MAX_STOPS = 4
 _MAX_INPUTS = 2048
 _MAX_DIMENSIONS = 65_536
+_MODES = frozenset(pb.CachePolicy.Mode.values())
 _MAX_TTL_S = 30 * 86_400
 _MAX_PATTERN = 512
 _MAX_FALLBACKS = 4
@@ -50,7 +51,7 @@ def check_embed(request: pb.EmbedRequest) -> None:
 def check_policy(policy: pb.CachePolicy) -> None:
     """Raise InvalidRequest if a request asks of the cache what it can't do."""
     found: list[Violation] = []
-    if policy.mode not in pb.CachePolicy.Mode.values():
+    if policy.mode not in _MODES:
         found.append(("cache.mode", "is not known"))
     if policy.HasField("ttl") and not 0 < policy.ttl.ToNanoseconds() <= _MAX_TTL_S * 10**9:
         found.append(("cache.ttl", "must be more than 0 s, at most 30 days"))

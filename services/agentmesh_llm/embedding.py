@@ -18,7 +18,7 @@ from agentmesh_llm.domain import EmbedQuestion, Usage, Vectors
 
 _IN_FLIGHT = 4  # batches of one tenant for one model
 _OVERLAP_AT = 64  # texts that wait make a further batch worth while
-_BUSY_WAIT_S = 0.01  # less than a provider takes: only a burst at one that is very quick waits
+_BUSY_WAIT_S = 0.02  # less than a provider takes: only a burst at one that is very quick waits
 _MAX_QUEUED = 10_000
 _MAX_KEYS = 1024
 _MAX_BYTES = 512 * 1024  # of texts in one call: some providers bound its tokens

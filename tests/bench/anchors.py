@@ -63,6 +63,11 @@ class Anchors:
         await self._channel.close()
         self._stop()
 
+    @property
+    def pid(self) -> int:
+        """Return the server's process id."""
+        return self._process.pid
+
     async def unary(self, seconds: float) -> float:
         """Return echo calls per second, 32 in flight."""
         return (await keep_in_flight(self._call, _UNARY_IN_FLIGHT, seconds)).per_second

@@ -14,6 +14,7 @@ import psutil
 
 from tests.bench.anchors import Anchors
 from tests.bench.figures import Sample, Setup
+from tests.bench.proxy import PROXY_ROWS
 from tests.support.fleet import Fleet
 from tests.support.mesh import Mesh
 from tests.support.postgres import Postgres
@@ -100,6 +101,8 @@ async def started_on_postgres(folder: Path) -> AsyncIterator[Deployment]:
 
 def database_of(row: str) -> str:
     """Return the database that a row is measured on."""
+    if row in PROXY_ROWS:
+        return "none"
     return SQLITE if row in EMBEDDED_ROWS else POSTGRES
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 UNARY, EVENTS, PAIRS, IDLE_P50, IDLE_P99, START, MEMORY = "A1", "A2", "A3", "A4", "A5", "A6", "A7"
+ONE_CORE, ASKED = "A8", "A9"
 
 ANCHORS = {
     UNARY: "raw grpc.aio unary echo of 50 bytes, 32 in flight, calls/s",
@@ -13,6 +14,8 @@ ANCHORS = {
     IDLE_P99: "as A1, one call at a time, p99 in ms",
     START: "the anchors' server (one bare grpc.aio process), seconds from its start until it serves",
     MEMORY: "the anchors' server, resident memory (RSS) before its first call, MiB",
+    ONE_CORE: "as A1, the server on one core and the client on the other",
+    ASKED: "requests that were made",
 }
 
 TWO_ROUTERS = "the task's events go through one router, the watcher is on the other; the commit is inside the time"
@@ -66,6 +69,10 @@ LINES = (
     _latency("B6/p99", "said to seen by a watcher on another router, p99", IDLE_P99, 25, 10, TWO_ROUTERS),
     Line("B7/replay", "replay of a 10,000-event log", "events/s", EVENTS, 200_000, 500_000, "figure"),
     Line("B8/accept", "SubmitTask, accept only, 32 in flight", "tasks/s", UNARY, 0.5, 0.7),
+    Line("B9/hits", "llm-proxy, a cached answer, 32 in flight, one core", "calls/s", ONE_CORE, 0.75, 0.9),
+    _latency("B9/alone", "llm-proxy, a cached answer, one call at a time, p50", IDLE_P50, 0.5, 0.35),
+    Line("B14/calls", "the same question 200 times at once", "provider calls", ASKED, 1, 1, "figure", "lower"),
+    Line("B15/calls", "256 texts to embed at once", "provider calls", ASKED, 8, 4, "figure", "lower"),
     Line("B16/start", "`agentmesh up` to all five SERVING", "s", START, 5, 3, "figure", "lower"),
     Line("B16/memory", "resident memory (RSS) of all five, idle", "MiB", MEMORY, 450, 350, "figure", "lower"),
 )

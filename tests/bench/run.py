@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentmesh.client import AsyncClient
-from tests.bench import latency, machine, throughput
+from tests.bench import latency, machine, proxy, throughput
 from tests.bench.anchors import Anchors
 from tests.bench.deployment import (
     BUILT_IN,
@@ -23,6 +23,7 @@ from tests.bench.deployment import (
 )
 from tests.bench.figures import Outcome, Sample
 from tests.bench.noise import Noise
+from tests.bench.proxy import PROXY_ROWS, started_proxy
 from tests.bench.target import Target
 
 _ROW_S = 60.0
@@ -101,7 +102,12 @@ async def _repeat(plan: Plan, title: str, folder: Path, book: _Book) -> None:
             _say("starting the mesh on SQLite")
             async with started(folder / "data") as deployment:
                 await _measure_all(plan, title, embedded, deployment, anchors, book)
-        others = [row for row in rows if row not in EMBEDDED_ROWS]
+        alone = [row for row in rows if row in PROXY_ROWS]
+        if alone:
+            _say("starting an llm-proxy alone")
+            async with started_proxy(folder / "proxy") as running_alone:
+                await _measure_proxy(plan, title, alone, running_alone, anchors, book)
+        others = [row for row in rows if row not in (*EMBEDDED_ROWS, *PROXY_ROWS)]
         if others:
             _say("starting the mesh on PostgreSQL")
             async with started_on_postgres(folder / "fleet") as deployment:
@@ -124,6 +130,21 @@ async def _measure_all(
     book.noise.append(noise.share())
 
 
+async def _measure_proxy(
+    plan: Plan, title: str, rows: Sequence[str], running: proxy.Proxy, anchors: Anchors, book: _Book
+) -> None:
+    for row in rows:
+        _say(f"{title}: {row}")
+        try:
+            async with asyncio.timeout(_ROW_S):
+                measured = await proxy.measure(row, running, anchors, plan.load_s, plan.probes)
+        except Exception as error:  # noqa: BLE001 - as above
+            book.failed(row, error)
+            continue
+        for key, sample in measured.items():
+            book.samples.setdefault(key, []).append(sample)
+
+
 async def _measure(plan: Plan, row: str, deployment: Deployment, anchors: Anchors) -> Mapping[str, Sample]:
     async with asyncio.timeout(_ROW_S):
         if row == "B16":
@@ -141,7 +162,7 @@ async def _measure(plan: Plan, row: str, deployment: Deployment, anchors: Anchor
 
 def _ordered(rows: Sequence[str]) -> list[str]:
     """Put the idle mesh's memory before everything that fills it."""
-    return [row for row in ("B16", *MEASURES) if row in rows]
+    return [row for row in ("B16", *MEASURES, *PROXY_ROWS) if row in rows]
 
 
 def _describe(error: BaseException) -> str:

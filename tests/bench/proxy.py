@@ -1,0 +1,183 @@
+"""Rows B9, B14 and B15: the llm-proxy alone, on a core of its own, over a provider that counts its calls."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from agentmesh.api.llm.v1 import llm_service_pb2 as pb
+from agentmesh.api.llm.v1 import llm_service_pb2_grpc as rpc
+from agentmesh.api.types.v1 import types_pb2
+from agentmesh.kit import names
+from agentmesh.kit.auth import Keyring, TaskClaims
+from agentmesh.kit.rpc_client import bearer, open_channel
+from tests.bench.anchors import Anchors
+from tests.bench.figures import Sample
+from tests.bench.load import keep_in_flight, percentile
+from tests.bench.proof import WrongAnswer
+from tests.bench.target import settle
+from tests.support.daemon import Daemon
+from tests.support.health import is_serving
+from tests.support.ports import free_ports
+
+PROXY_ROWS = ("B9", "B14", "B15")
+
+_SECRET = "a-secret-of-this-benchmark"
+_START_S = 20.0
+_CALL_S = 20.0
+_SAME, _SINGLES = 200, 256
+_STREAMS = 64  # calls on one connection
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A running llm-proxy."""
+
+    stubs: list[Any]
+    metadata: list[tuple[str, str]]
+    log: Path
+    pids: tuple[int, ...]
+    """The proxy's process; it gets a core of its own."""
+
+    async def generate(self, prompt: str, model: str) -> pb.GenerateResponse:
+        """Ask for a repeatable answer."""
+        message = pb.ChatMessage(role=pb.CHAT_ROLE_USER, parts=[types_pb2.Part(text=prompt)])
+        request = pb.GenerateRequest(model=model, messages=[message], sampling=pb.Sampling(temperature=0))
+        return await self._call(0, "Generate", request)  # type: ignore[no-any-return]
+
+    async def many(self, method: str, requests: list[Any]) -> list[Any]:
+        """Make calls at once, over as many connections as they need."""
+        return list(await asyncio.gather(*(self._call(n // _STREAMS, method, r) for n, r in enumerate(requests))))
+
+    def calls(self, model: str) -> int:
+        """Return how many calls the provider had for a model."""
+        lines = [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
+        return sum(line["event"] == "open" and line["model"] == model for line in lines)
+
+    async def _call(self, connection: int, method: str, request: Any) -> Any:
+        return await getattr(self.stubs[connection], method)(request, timeout=_CALL_S, metadata=self.metadata)
+
+
+@asynccontextmanager
+async def started_proxy(folder: Path) -> AsyncIterator[Proxy]:
+    """Start a counting provider and an llm-proxy over it, and stop both at the end."""
+    folder.mkdir()
+    port, provider_port = free_ports(2), free_ports()
+    log = folder / "provider.log"
+    fake = Daemon(
+        [sys.executable, "-m", "tests.support.fake_provider", "--port", str(provider_port), "--log", str(log)],
+        log=folder / "provider.out",
+        environment={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    proxy = Daemon(
+        [sys.executable, "-m", "agentmesh", "serve", "llm", "--data-dir", str(folder), "--port", str(port)],
+        log=folder / "proxy.out",
+        environment=_environment(provider_port, port + 1),
+    )
+    address = f"127.0.0.1:{port}"
+    with ExitStack() as daemons:
+        for daemon in (fake, proxy):
+            daemon.start()
+            daemons.callback(daemon.kill)
+        await asyncio.to_thread(proxy.until, partial(is_serving, names.LLM, address), timeout_s=_START_S)
+        keyring = Keyring(_SECRET)
+        token = keyring.sign(TaskClaims("bench", "task", 1, time.time() + 3600))
+        async with AsyncExitStack() as stack:
+            channels = [await stack.enter_async_context(open_channel(address)) for _ in range(-(-_SINGLES // _STREAMS))]
+            metadata = [*bearer(keyring.role_token(names.RUNNER)), (names.TASK_TOKEN, token)]
+            yield Proxy([rpc.LlmServiceStub(channel) for channel in channels], metadata, log, (proxy.pid,))
+
+
+async def measure(row: str, proxy: Proxy, anchors: Anchors, load_s: float, probes: int) -> Mapping[str, Sample]:
+    """Measure one of PROXY_ROWS."""
+    if row == "B9":
+        with pinned(*proxy.pids, anchors.pid):
+            return await _hits(proxy, anchors, load_s, probes)
+    return await (_same(proxy) if row == "B14" else _singles(proxy))
+
+
+async def _hits(proxy: Proxy, anchors: Anchors, load_s: float, probes: int) -> Mapping[str, Sample]:
+    """Row B9: the same question again and again."""
+    first = await proxy.generate("What are rivers?", "ok")
+
+    async def ask() -> None:
+        answer = await proxy.generate("What are rivers?", "ok")
+        if answer.cache != pb.CACHE_OUTCOME_HIT or answer.message != first.message:
+            raise WrongAnswer("the answer is not the cached one")
+
+    await keep_in_flight(ask, 32, load_s / 10)
+    await settle()
+    before = await anchors.unary(load_s / 2)
+    loaded = await keep_in_flight(ask, 32, load_s)
+    after = await anchors.unary(load_s / 2)
+    await settle()
+    idle, _ = await anchors.idle_ms(probes)
+    alone = []
+    for _ in range(probes):
+        began = time.perf_counter()
+        await ask()
+        alone.append((time.perf_counter() - began) * 1000)
+    return {
+        "B9/hits": Sample(loaded.per_second, (before + after) / 2),
+        "B9/alone": Sample(percentile(alone, 50), idle),
+    }
+
+
+async def _same(proxy: Proxy) -> Mapping[str, Sample]:
+    """Row B14: the same question from many at once."""
+    message = pb.ChatMessage(role=pb.CHAT_ROLE_USER, parts=[types_pb2.Part(text="What is the sea?")])
+    asked = pb.GenerateRequest(model="slow:20", messages=[message], sampling=pb.Sampling(temperature=0))
+    answers = await proxy.many("Generate", [asked] * _SAME)
+    if len({answer.message.parts[0].text for answer in answers}) != 1:
+        raise WrongAnswer("the answers differ")
+    return {"B14/calls": Sample(proxy.calls("slow:20"), _SAME)}
+
+
+async def _singles(proxy: Proxy) -> Mapping[str, Sample]:
+    """Row B15: many texts at once, each in a request of its own."""
+    requests = [pb.EmbedRequest(model="vectors", inputs=[f"text {number}"]) for number in range(_SINGLES)]
+    answers = await proxy.many("Embed", requests)
+    if any(len(answer.embeddings) != 1 or answer.cached for answer in answers):
+        raise WrongAnswer("a vector is missing, or was there before")
+    return {"B15/calls": Sample(proxy.calls("vectors"), _SINGLES)}
+
+
+@contextmanager
+def pinned(*servers: int) -> Iterator[None]:
+    """Give the servers' processes one core, of which only one works at a time, and this process the others."""
+    first, *others = sorted(psutil.Process().cpu_affinity() or ())
+    every = [first, *others]
+    try:
+        for pid in servers:
+            psutil.Process(pid).cpu_affinity([first])
+        psutil.Process().cpu_affinity(others or every)
+        yield
+    finally:
+        for pid in (*servers, os.getpid()):
+            psutil.Process(pid).cpu_affinity(every)
+
+
+def _environment(provider_port: int, metrics_port: int) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("AGENTMESH_", "OPENAI_", "ANTHROPIC_"))}
+    provider = {
+        "name": "counting",
+        "base_url": f"http://127.0.0.1:{provider_port}/v1",
+        "models": ["ok", "slow:20"],
+        "embedding_models": ["vectors"],
+    }
+    return {
+        **kept,
+        "AGENTMESH_SERVICES__TOKEN": _SECRET,
+        "AGENTMESH_SERVICES__LLM__METRICS_PORT": str(metrics_port),
+        "AGENTMESH_LLM__PROVIDERS": json.dumps([provider]),
+        "AGENTMESH_LOGGING__LEVEL": "INFO",
+    }
