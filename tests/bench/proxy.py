@@ -99,6 +99,7 @@ async def started_proxy(folder: Path) -> AsyncIterator[Proxy]:
 
 async def measure(row: str, proxy: Proxy, anchors: Anchors, load_s: float, probes: int) -> Mapping[str, Sample]:
     """Measure one of PROXY_ROWS."""
+    await settle()
     if row == "B9":
         with pinned(*proxy.pids, anchors.pid):
             return await _hits(proxy, anchors, load_s, probes)
