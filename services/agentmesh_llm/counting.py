@@ -13,6 +13,7 @@ from agentmesh_llm.domain import DataPart, MediaPart, Message, TextPart
 _PIECE = re.compile(r"[A-Za-z0-9]+|[^\W_]+|\S")
 _ASCII_CHARACTERS_PER_TOKEN = 6
 _OTHER_BYTES_PER_TOKEN = 3
+_CHARACTERS_PER_TOKEN = 4
 _PER_MESSAGE = 4
 _PER_ANSWER = 3
 _PER_MEDIA = 1000
@@ -27,6 +28,18 @@ def tokens_of_text(text: str) -> int:
         else:
             count += -(-len(piece.encode()) // _OTHER_BYTES_PER_TOKEN)
     return count
+
+
+def roughly(characters: int) -> int:
+    """Estimate the tokens of so many characters of any text, at once however many they are."""
+    return -(-characters // _CHARACTERS_PER_TOKEN)
+
+
+def characters_of(messages: Iterable[Message]) -> int:
+    """Return how many characters a conversation has, text and tool calls."""
+    texts = (part.text for message in messages for part in message.parts if isinstance(part, TextPart))
+    calls = (call.name + call.arguments for message in messages for call in message.tool_calls)
+    return sum(map(len, texts)) + sum(map(len, calls))
 
 
 def tokens_of_messages(messages: Iterable[Message]) -> int:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, NotFound, ResourceExhausted, Unavailable, WrongState
+from agentmesh_llm.counting import characters_of, roughly
 from agentmesh_llm.deployments import Deployment, next_of, soonest
-from agentmesh_llm.domain import Delta, EmbedQuestion, Finish, Question, Usage, Vectors
+from agentmesh_llm.domain import Delta, EmbedQuestion, Finish, Question, Usage, Vectors, size_of_text
 
 log = telemetry.logger(__name__)
 
@@ -93,14 +94,15 @@ async def _from(one: Deployment, question: Question) -> AsyncGenerator[Sequence[
     began = loop.time()
     one.begin()
     error: BaseException | None = None
-    usage = Usage()
-    silent, whole = True, False
+    usage: Usage | None = None
+    said, silent, whole = 0, True, False
     try:
         async with aclosing(one.offer.provider.stream(question)) as batches:
             async for batch in batches:
-                if silent and batch:
+                if batch and silent:
                     silent = False
                     one.spoke(loop.time() - began)
+                said += sum(map(size_of_text, batch))
                 usage = next((delta for delta in reversed(batch) if isinstance(delta, Usage)), usage)
                 if batch and isinstance(batch[-1], Finish):
                     whole = True
@@ -112,7 +114,10 @@ async def _from(one: Deployment, question: Question) -> AsyncGenerator[Sequence[
         raise
     finally:
         one.end(error)
-        count(one, error, usage)
+        if usage is None and (said or isinstance(error, asyncio.CancelledError | GeneratorExit)):
+            # It is paid for all the same, though the provider did not come to say how much.
+            _count_tokens(one, "_estimated", Usage(roughly(characters_of(question.messages)), roughly(said)))
+        count(one, error, usage or Usage())
 
 
 def _note(one: Deployment, error: MeshError) -> None:
@@ -131,10 +136,14 @@ def count(one: Deployment, error: BaseException | None, usage: Usage) -> None:
     else:
         status = "cancelled" if isinstance(error, asyncio.CancelledError | GeneratorExit) else "internal"
     _calls.labels(one.offer.name, one.model, status).inc()
+    _count_tokens(one, "", usage)
+
+
+def _count_tokens(one: Deployment, suffix: str, usage: Usage) -> None:
     for kind, tokens in (
         ("input", usage.input_tokens),
         ("output", usage.output_tokens),
         ("cached_input", usage.cached_input_tokens),
     ):
         if tokens > 0:
-            _tokens.labels(one.offer.name, one.model, kind).inc(tokens)
+            _tokens.labels(one.offer.name, one.model, kind + suffix).inc(tokens)

@@ -181,6 +181,13 @@ def size_of(delta: Delta) -> int:
     return _SMALL_DELTA_BYTES
 
 
+def size_of_text(delta: Delta) -> int:
+    """Return how many characters a delta adds to the answer."""
+    if isinstance(delta, TextDelta | ReasoningDelta):
+        return len(delta.text)
+    return len(delta.name) + len(delta.arguments) if isinstance(delta, ToolCallDelta) else 0
+
+
 @dataclass(frozen=True, slots=True)
 class EmbedQuestion:
     """Texts to be turned into vectors of `dimensions` numbers, or of the model's own length if 0."""

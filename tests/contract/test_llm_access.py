@@ -1,5 +1,6 @@
 """Who may ask for models, which requests are refused before a provider is asked, what is known of models."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -200,6 +201,33 @@ async def test_calls_tokens_and_joins_are_counted(llm: LlmCaller) -> None:
     increase = [b - a for a, b in zip(before, after, strict=True)]
     assert increase == [1, response.usage.input_tokens, 1]
     assert response.usage.input_tokens == len(PROMPT.split())
+
+
+@pytest.mark.parametrize("how", ["canceled", "cut"])
+async def test_what_an_answer_that_did_not_come_to_its_end_has_cost_is_counted_as_an_estimate(
+    how: str, fake: FakeProvider
+) -> None:
+    model = "slow:100" if how == "canceled" else "no-done"
+    kinds = ("input_estimated", "output_estimated", "input", "output")
+
+    def tokens() -> dict[str, float]:
+        labels = {"provider": "fake", "model": model}
+        return {k: REGISTRY.get_sample_value(names.LLM_TOKENS_TOTAL, {**labels, "kind": k}) or 0 for k in kinds}
+
+    before = tokens()
+    async with llm_service(provider(fake.base_url, [model])) as llm:
+        if how == "canceled":
+            stream = llm.open(ask(model))
+            await stream.read()
+            stream.cancel()
+            async with asyncio.timeout(5):
+                await fake.hits[0].closed.wait()
+        else:
+            await llm.stream(ask(model))
+    after = tokens()
+    assert after["input_estimated"] - before["input_estimated"] == -(-len(PROMPT) // 4)
+    assert after["output_estimated"] > before["output_estimated"]
+    assert (after["input"], after["output"]) == (before["input"], before["output"])
 
 
 def test_a_service_with_only_the_offline_model_loads_no_http_client() -> None:
