@@ -9,7 +9,8 @@ from google.protobuf.struct_pb2 import Struct
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
-from tests.support.fake_provider import FakeProvider, usage_for, vector_for
+from tests.support.fake_openai import usage_for, vector_for
+from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider, text_of
 
 CHAT = {"openai_compatible": "ok", "offline": "offline"}

@@ -17,7 +17,8 @@ from agentmesh.kit.errors import (
     Unavailable,
     WrongState,
 )
-from tests.support.fake_provider import FakeProvider, answer_for, sse_bytes
+from tests.support.fake_openai import answer_for, sse_bytes
+from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import API_KEY, LlmCaller, ask, llm_service, provider, text_of
 
 FAULTS = {
