@@ -106,8 +106,8 @@ def refusal(mode: str, argument: str, body: dict[str, Any], headers: Mapping[str
 def fault_of(body: dict[str, Any], headers: Mapping[str, str]) -> str:
     """Return what the API would refuse about a request, empty if nothing."""
     known = {name.lower() for name in headers}
-    if not {"x-api-key", "anthropic-version"} <= known:
-        return "x-api-key and anthropic-version are needed"
+    if "anthropic-version" not in known or not known & {"x-api-key", "authorization"}:
+        return "anthropic-version and a credential are needed"
     if type(body.get("max_tokens")) is not int or body["max_tokens"] < 1:
         return "max_tokens: Field required"
     if not body["messages"] or body["messages"][0]["role"] != "user":
