@@ -25,7 +25,7 @@ ERRORS = {
     "error-event:authentication_error": (WrongState, "PROVIDER_CREDENTIAL"),
     "error-event:not_found_error": (NotFound, "MODEL_NOT_FOUND"),
 }
-MODELS = ("ok", "tools", "bare", "reasoning", "novel", "long:300", "stop:refusal", "stop:max_tokens", *ERRORS)
+MODELS = ("ok", "tools", "bare", "reasoning", "novel", "picky", "long:300", "stop:refusal", "stop:max_tokens", *ERRORS)
 
 
 @pytest.fixture
@@ -156,6 +156,16 @@ async def test_an_error_is_named_and_says_nothing_that_was_said(model: str, llm:
         await llm.call("Generate", ask(model))
     assert raised.value.reason == reason
     assert "CANARY" not in repr(raised.value.__dict__)
+
+
+async def test_a_field_that_the_model_does_not_take_is_named(llm: LlmCaller) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        await llm.call("Generate", ask("picky", sampling=pb.Sampling(temperature=0.5)))
+    assert raised.value.reason == "PROVIDER_REFUSED"
+    assert raised.value.violations == (("sampling.temperature", "the model doesn't take this"),)
+    assert "CANARY" not in repr(raised.value.__dict__)
+    _, error = await llm.stream(ask("picky"))
+    assert error is None
 
 
 async def test_a_rate_limit_in_the_stream_says_when_to_come_back(llm: LlmCaller) -> None:

@@ -99,6 +99,8 @@ def refusal(mode: str, argument: str, body: dict[str, Any], headers: Mapping[str
         return _error(400, "CANARY-PROVIDER-TEXT prompt is too long: 250000 tokens > 200000 maximum")
     if mode == "html":
         return fake_openai.refusal(mode, argument)
+    if mode == "picky" and "temperature" in body:
+        return _error(400, "`temperature` is deprecated for this model. CANARY-PROVIDER-TEXT")
     fault = fault_of(body, headers)
     return _error(400, fault) if fault else None
 

@@ -19,8 +19,9 @@ In a test: `async with FakeProvider() as fake: fake.base_url`. As a process:
 | rate-limited:S, rate-limited-date:S | 429 with Retry-After in seconds, or as a date |
 | too-long | 400 with the code, or the words, for a conversation that is too long |
 
-Anthropic's wire knows three more: error-event:TYPE sends an error of that type, novel sends events and blocks that
-nobody knows yet, bare calls the first tool without arguments. What its API would refuse is refused.
+Anthropic's wire knows more: error-event:TYPE sends an error of that type, novel sends events and blocks that nobody
+knows yet, bare calls the first tool without arguments, stop:REASON ends for that reason, picky takes no temperature.
+What its API would refuse is refused.
 """
 
 import argparse

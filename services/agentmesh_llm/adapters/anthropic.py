@@ -20,7 +20,7 @@ class AnthropicProvider:
         assert settings.base_url is not None  # the settings have a default for this kind
         key = settings.api_key
         headers = {"anthropic-version": _VERSION, **({} if key is None else {"x-api-key": key.get_secret_value()})}
-        self._http = ProviderHttp(settings.base_url, headers, settings.pool, anthropic_wire.is_context_length)
+        self._http = ProviderHttp(settings.base_url, headers, settings.pool, anthropic_wire.refusal_of)
 
     async def stream(self, question: Question) -> AsyncGenerator[Sequence[Delta], None]:
         """Stream a message; closing the generator closes the socket."""

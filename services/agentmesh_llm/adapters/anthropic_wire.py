@@ -1,5 +1,6 @@
 """Writes questions as Anthropic's messages and reads their events, apart from how the bytes travel."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,9 @@ _REASONS = {
     "refusal": FinishReason.CONTENT_FILTER,
 }
 _COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+# Not every model takes these. The API's text begins with the field that it refuses.
+_FIELDS = {"temperature": "sampling.temperature", "top_p": "sampling.top_p", "tool_choice": "tool_choice.mode"}
+_NAMED_FIELD = re.compile(f"`?({'|'.join(_FIELDS)})\\b")
 _HOLD_SCHEMAS = {"items", "prefixItems", "anyOf", "allOf", "oneOf"}
 _HOLD_NAMED_SCHEMAS = {"properties", "$defs", "definitions"}
 _JSON_ONLY = "Answer with one JSON object and nothing else: no fence around it, no word before or after it."
@@ -166,15 +170,21 @@ class _Call:
 def error_event(error: Any) -> MeshError:
     """Make the error for one that the provider reports inside a stream, where its status can't say it any more."""
     kind = error.get("type") if isinstance(error, dict) else None
-    if kind == "invalid_request_error":
-        return errors.context_length() if is_context_length(error) else errors.refused()
-    if kind == "request_too_large":
-        return errors.context_length()
+    if kind in ("invalid_request_error", "request_too_large"):
+        return refusal_of(error)
     if kind in ("authentication_error", "permission_error", "billing_error"):
         return errors.credential()
     if kind == "not_found_error":
         return errors.no_such_model()
     return errors.rate_limited() if kind == "rate_limit_error" else errors.failed_midway()
+
+
+def refusal_of(error: Any) -> MeshError:
+    """Make the error for a request that the API finds wrong, from its error object, if there is one."""
+    if is_context_length(error):
+        return errors.context_length()
+    named = _NAMED_FIELD.match(str(error.get("message"))) if isinstance(error, dict) else None
+    return errors.refused(_FIELDS[named[1]] if named else "")
 
 
 def is_context_length(error: Any) -> bool:

@@ -47,13 +47,13 @@ class ProviderHttp:
         base_url: str,
         headers: Mapping[str, str],
         pool: ProviderPool,
-        is_context_length: Callable[[Any], bool],
+        refusal_of: Callable[[Any], MeshError],
     ) -> None:
         self._base_url = base_url
         # Compression would make the server wait for enough text to compress.
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **headers}
         self._pool = pool
-        self._is_context_length = is_context_length
+        self._refusal_of = refusal_of
         self._session: aiohttp.ClientSession | None = None
 
     async def stream(self, path: str, body: bytes, reader: AnswerReader) -> AsyncGenerator[Sequence[Delta], None]:
@@ -133,7 +133,7 @@ class ProviderHttp:
             return response
         try:
             error = await self._read_error(response) if errors.holds_its_error(response.status) else None
-            raise errors.of_status(response.status, error, _retry_after_s(response), self._is_context_length)
+            raise errors.of_status(response.status, error, _retry_after_s(response), self._refusal_of)
         finally:
             response.close()
 

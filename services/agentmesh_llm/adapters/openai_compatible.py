@@ -31,7 +31,7 @@ class OpenAiCompatibleProvider:
         assert settings.base_url is not None  # the settings demand it of this kind
         key = settings.api_key
         headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
-        self._http = ProviderHttp(settings.base_url, headers, settings.pool, openai_wire.is_context_length)
+        self._http = ProviderHttp(settings.base_url, headers, settings.pool, openai_wire.refusal_of)
         is_openai = urlsplit(settings.base_url).hostname == _OPENAI_HOST
         self._max_tokens_key = "max_completion_tokens" if is_openai else "max_tokens"
 

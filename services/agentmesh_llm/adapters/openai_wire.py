@@ -169,6 +169,11 @@ def error_event(error: Any) -> MeshError:
     return errors.failed_midway()
 
 
+def refusal_of(error: Any) -> MeshError:
+    """Make the error for a request that the provider finds wrong, from its error object, if there is one."""
+    return errors.context_length() if is_context_length(error) else errors.refused()
+
+
 def is_context_length(error: Any) -> bool:
     """Return whether a provider's error object says that the conversation is too long."""
     if not isinstance(error, dict):

@@ -8,7 +8,7 @@ from agentmesh.kit.errors import InvalidRequest, MeshError, NotFound, ResourceEx
 DEFAULT_RETRY_AFTER_S = 1.0
 # Statuses of the 4xx that tell of the moment, not of the request.
 _PASSING = (408, 409, 425)
-_MAY_BE_TOO_LONG = (400, 413, 422)
+_SAY_WHY = (400, 413, 422)
 
 
 def unreachable() -> MeshError:
@@ -58,9 +58,10 @@ def rate_limited(retry_after_s: float = DEFAULT_RETRY_AFTER_S) -> MeshError:
     )
 
 
-def refused() -> MeshError:
-    """Make the error for a request that the provider finds wrong."""
-    return InvalidRequest("the provider refuses the request", reason="PROVIDER_REFUSED")
+def refused(field: str = "") -> MeshError:
+    """Make the error for a request that the provider finds wrong; `field` is ours that it doesn't like, if it says."""
+    violations = [(field, "the model doesn't take this")] if field else []
+    return InvalidRequest("the provider refuses the request", reason="PROVIDER_REFUSED", violations=violations)
 
 
 def unsupported_part(text: str) -> MeshError:
@@ -70,11 +71,14 @@ def unsupported_part(text: str) -> MeshError:
 
 def holds_its_error(status: int) -> bool:
     """Return whether an answer of this status is read for more than its status."""
-    return status in _MAY_BE_TOO_LONG
+    return status in _SAY_WHY
 
 
-def of_status(status: int, error: Any, retry_after_s: float, is_context_length: Callable[[Any], bool]) -> MeshError:
-    """Return what an answer other than 200 means; `error` is the error object of its body, where there is one."""
+def of_status(status: int, error: Any, retry_after_s: float, refusal_of: Callable[[Any], MeshError]) -> MeshError:
+    """Return what an answer other than 200 means.
+
+    `error` is the error object of its body, where there is one, and `refusal_of` knows what it says of a request.
+    """
     if status in (401, 403):
         return credential()
     if status == 404:
@@ -82,6 +86,5 @@ def of_status(status: int, error: Any, retry_after_s: float, is_context_length: 
     if status == 429:
         return rate_limited(retry_after_s)
     if 400 <= status < 500 and status not in _PASSING:
-        too_long = status in _MAY_BE_TOO_LONG and is_context_length(error)
-        return context_length() if too_long else refused()
+        return refusal_of(error) if status in _SAY_WHY else refused()
     return Unavailable("the provider failed", reason="PROVIDER_FAILED", retry_after_s=retry_after_s)

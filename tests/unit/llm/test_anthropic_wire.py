@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmesh.kit.errors import InvalidRequest, MeshError, NotFound, ResourceExhausted, Unavailable, WrongState
-from agentmesh_llm.adapters.anthropic_wire import DEFAULT_MAX_TOKENS, EventReader, is_context_length, question_body
+from agentmesh_llm.adapters.anthropic_wire import (
+    DEFAULT_MAX_TOKENS,
+    EventReader,
+    is_context_length,
+    question_body,
+    refusal_of,
+)
 from agentmesh_llm.domain import (
     Delta,
     Finish,
@@ -280,6 +286,22 @@ def test_an_error_in_the_stream_is_named_without_its_words(kind: str) -> None:
 )
 def test_a_conversation_that_is_too_long_is_told_by_its_error(error: Any, expected: bool) -> None:
     assert is_context_length(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ("`temperature` is deprecated for this model.", "sampling.temperature"),
+        ("top_p: must be 1", "sampling.top_p"),
+        ("tool_choice forces tool use, which this model doesn't support", "tool_choice.mode"),
+        ("temperatures of the day", ""),
+        ("messages.0: the text says temperature", ""),
+    ],
+)
+def test_a_refused_field_is_named_by_our_name_for_it(message: str, field: str) -> None:
+    refused = refusal_of({"type": "invalid_request_error", "message": message})
+    assert isinstance(refused, InvalidRequest)
+    assert [name for name, _ in refused.violations] == ([field] if field else [])
 
 
 @pytest.mark.parametrize(
