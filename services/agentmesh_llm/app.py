@@ -48,6 +48,10 @@ def open_provider(provider: ProviderSettings) -> Provider:
         from agentmesh_llm.adapters.offline import OfflineProvider
 
         return OfflineProvider()
+    if provider.kind == "anthropic":
+        from agentmesh_llm.adapters.anthropic import AnthropicProvider
+
+        return AnthropicProvider(provider)
     from agentmesh_llm.adapters.openai_compatible import OpenAiCompatibleProvider
 
     return OpenAiCompatibleProvider(provider)

@@ -7,7 +7,8 @@ import pytest
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit.errors import InvalidRequest, NotFound, Unavailable
-from tests.support.fake_provider import BAD_TEXT, FakeProvider, vector_for
+from tests.support.fake_openai import vector_for
+from tests.support.fake_provider import BAD_TEXT, FakeProvider
 from tests.support.llm_service import LlmCaller, llm_service, provider
 
 Mode = pb.CachePolicy.Mode

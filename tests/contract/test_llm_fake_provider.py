@@ -8,7 +8,8 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.support.fake_provider import FakeProvider, answer_for
+from tests.support.fake_openai import answer_for
+from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import ask, llm_service, provider
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,8 @@ import pytest
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit.errors import AlreadyExists, InvalidRequest
-from tests.support.fake_provider import FakeProvider, answer_for
+from tests.support.fake_openai import answer_for
+from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider, read, text_of
 
 MODELS = ("ok", "slow:30", "slow:80", "stall:2", "status:500", "long:3000", "no-done")

@@ -9,10 +9,12 @@ from google.protobuf.struct_pb2 import Struct
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
-from tests.support.fake_provider import FakeProvider, usage_for, vector_for
+from tests.support.fake_openai import usage_for, vector_for
+from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider, text_of
 
-CHAT = {"openai_compatible": "ok", "offline": "offline"}
+CHAT = {"openai_compatible": "ok", "anthropic": "claude/ok", "offline": "offline"}
+PROVIDERS = {"openai_compatible": "fake", "anthropic": "claude", "offline": "offline"}
 BYPASS = pb.CachePolicy(mode=pb.CachePolicy.MODE_BYPASS)
 EMBEDDINGS = {"openai_compatible": "vectors", "offline": "offline-embedding"}
 EXTRA = ("tools", "reasoning", "usage", "floats")
@@ -27,7 +29,8 @@ async def fake() -> AsyncIterator[FakeProvider]:
 @pytest.fixture
 async def llm(fake: FakeProvider) -> AsyncIterator[LlmCaller]:
     openai = provider(fake.base_url, ["ok", *EXTRA], embedding_models=["vectors", "floats-vectors"])
-    async with llm_service(openai) as llm:
+    anthropic = provider(fake.base_url, ["ok"], kind="anthropic", name="claude")
+    async with llm_service(openai, anthropic) as llm:
         yield llm
 
 
@@ -54,7 +57,7 @@ async def test_a_stream_is_text_then_usage_then_finish(kind: str, llm: LlmCaller
     assert set(kinds[:-2]) == {"text"}
     finish = deltas[-1].finish
     assert finish.reason == pb.FINISH_REASON_STOP
-    assert finish.provider == ("fake" if kind == "openai_compatible" else "offline")
+    assert finish.provider == PROVIDERS[kind]
     assert deltas[-2].usage.llm_calls == 1
     assert deltas[-2].usage.input_tokens > 0
     assert deltas[-2].usage.output_tokens > 0
@@ -70,6 +73,7 @@ async def test_a_unary_answer_is_the_stream_folded(kind: str, llm: LlmCaller) ->
     assert response.model == deltas[-1].finish.model
 
 
+@pytest.mark.parametrize("kind", EMBEDDINGS)
 async def test_embeddings_come_in_order_and_are_repeatable(kind: str, llm: LlmCaller) -> None:
     texts = ["rivers", "the sea", "rivers"]
     one = await llm.call("Embed", pb.EmbedRequest(model=EMBEDDINGS[kind], inputs=texts, dimensions=16))

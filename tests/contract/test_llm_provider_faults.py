@@ -1,8 +1,9 @@
-"""Whatever a provider does, the caller gets a whole answer or an error that says what happened."""
+"""Whatever a provider of any kind does, the caller gets a whole answer or an error that says what happened."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Literal, cast
 
 import grpc
 import pytest
@@ -17,7 +18,9 @@ from agentmesh.kit.errors import (
     Unavailable,
     WrongState,
 )
-from tests.support.fake_provider import FakeProvider, answer_for, sse_bytes
+from tests.support import fake_anthropic, fake_openai
+from tests.support.fake_openai import answer_for
+from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import API_KEY, LlmCaller, ask, llm_service, provider, text_of
 
 FAULTS = {
@@ -30,6 +33,7 @@ FAULTS = {
     "error-event": (Unavailable, "PROVIDER_FAILED"),
     "status:500": (Unavailable, "PROVIDER_FAILED"),
     "status:503": (Unavailable, "PROVIDER_FAILED"),
+    "status:529": (Unavailable, "PROVIDER_FAILED"),
     "status:302": (Unavailable, "PROVIDER_FAILED"),
     "status:401": (WrongState, "PROVIDER_CREDENTIAL"),
     "status:403": (WrongState, "PROVIDER_CREDENTIAL"),
@@ -39,7 +43,8 @@ FAULTS = {
     "rate-limited:7": (ResourceExhausted, "PROVIDER_RATE_LIMITED"),
     "rate-limited-date:30": (ResourceExhausted, "PROVIDER_RATE_LIMITED"),
 }
-BODY = {"model": "ok", "messages": [{"role": "user", "content": "short"}]}
+KEYS = {"openai_compatible": ("Authorization", f"Bearer {API_KEY}"), "anthropic": ("x-api-key", API_KEY)}
+Kind = Literal["openai_compatible", "anthropic"]
 
 
 @pytest.fixture
@@ -48,10 +53,15 @@ async def fake() -> AsyncIterator[FakeProvider]:
         yield fake
 
 
+@pytest.fixture(params=KEYS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return cast("Kind", request.param)
+
+
 @pytest.fixture
-async def llm(fake: FakeProvider) -> AsyncIterator[LlmCaller]:
+async def llm(kind: Kind, fake: FakeProvider) -> AsyncIterator[LlmCaller]:
     models = ("ok", "slow:50", "late-end:100", "status:500", *FAULTS)
-    async with llm_service(provider(fake.base_url, dict.fromkeys(models), idle_timeout_s=0.3)) as llm:
+    async with llm_service(provider(fake.base_url, dict.fromkeys(models), kind=kind, idle_timeout_s=0.3)) as llm:
         yield llm
 
 
@@ -97,21 +107,24 @@ async def test_what_came_before_a_stall_is_delivered(llm: LlmCaller, fake: FakeP
     assert (" " + answer_for(fake.hits[0].body)).startswith(text_of(deltas))
 
 
-async def test_a_provider_that_is_not_there_is_unreachable() -> None:
+async def test_a_provider_that_is_not_there_is_unreachable(kind: Kind) -> None:
     async with FakeProvider() as gone:
         address = gone.base_url
-    async with llm_service(provider(address)) as llm:
+    async with llm_service(provider(address, kind=kind)) as llm:
         _, error = await llm.stream(ask())
     assert error
     assert error.reason == "PROVIDER_UNREACHABLE"
 
 
 @pytest.mark.parametrize("how", ["cut", "reset"])
-async def test_a_stream_cut_at_any_byte_is_never_a_success(how: str, fake: FakeProvider) -> None:
-    whole = sse_bytes(BODY)
+async def test_a_stream_cut_at_any_byte_is_never_a_success(how: str, kind: Kind, fake: FakeProvider) -> None:
+    async with llm_service(provider(fake.base_url, kind=kind)) as llm:
+        deltas, _ = await llm.stream(ask(prompt="short"))
+    answer, body = text_of(deltas), fake.hits[0].body
+    whole = (fake_anthropic if kind == "anthropic" else fake_openai).sse_bytes(body)
     models = [f"{how}:{offset}" for offset in range(len(whole))]
-    answer = " " + answer_for(BODY)
-    async with llm_service(provider(fake.base_url, [*models, f"cut:{len(whole)}"], per_host=50)) as llm:
+    assert answer == " " + answer_for(body)
+    async with llm_service(provider(fake.base_url, [*models, f"cut:{len(whole)}"], kind=kind, per_host=50)) as llm:
 
         async def check(model: str) -> None:
             deltas, error = await llm.stream(ask(model, "short"))
@@ -158,8 +171,8 @@ async def test_cancel_generate_closes_the_providers_socket_and_tells_the_reader(
 
 
 @pytest.mark.parametrize("key", ["", "k"])
-async def test_a_deadline_closes_the_providers_socket(key: str, fake: FakeProvider) -> None:
-    async with llm_service(provider(fake.base_url, ["stall:2"])) as llm:
+async def test_a_deadline_closes_the_providers_socket(key: str, kind: Kind, fake: FakeProvider) -> None:
+    async with llm_service(provider(fake.base_url, ["stall:2"], kind=kind)) as llm:
         started = time.monotonic()
         _, error = await llm.stream(ask("stall:2", idempotency_key=key), timeout_s=0.3)
         assert isinstance(error, DeadlineExceeded)
@@ -191,12 +204,14 @@ async def test_an_answer_is_whole_at_its_marker_and_its_connection_is_used_again
 
 
 async def test_the_provider_gets_the_key_and_nothing_of_the_environment(
-    llm: LlmCaller, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+    kind: Kind, llm: LlmCaller, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     _, error = await llm.stream(ask())
     assert error is None
-    assert fake.hits[0].headers["Authorization"] == f"Bearer {API_KEY}"
+    header, value = KEYS[kind]
+    assert fake.hits[0].headers[header] == value
+    assert repr(fake.hits[0].headers).count(API_KEY) == 1
 
 
 async def test_an_error_does_not_stop_the_next_call(llm: LlmCaller) -> None:

@@ -14,7 +14,8 @@ from agentmesh.client import AsyncClient
 from agentmesh.kit.clock import duration
 from tests.integration.conftest import Start
 from tests.support import agents_for_tests
-from tests.support.fake_provider import FakeProvider, sse_bytes
+from tests.support.fake_openai import sse_bytes
+from tests.support.fake_provider import FakeProvider
 from tests.support.fleet import Fleet
 from tests.support.ports import free_ports
 from tests.support.reading import Log, echo, read_through, until_seen

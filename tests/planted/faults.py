@@ -96,8 +96,8 @@ FAULTS = (
     Planted(
         "R7",
         "an answer without its terminal marker is a success",
-        "services/agentmesh_llm/adapters/openai_compatible.py",
-        "            raise openai_wire.interrupted()\n",
+        "services/agentmesh_llm/adapters/http_provider.py",
+        "            raise errors.interrupted()\n",
         "            yield reader.finish()\n",
         (_STEERING, "-k", "r7 and sqlite and no-done"),
     ),

@@ -1,4 +1,4 @@
-"""A provider of models on a free port: speaks OpenAI's wire and misbehaves as its model's name says.
+"""A provider of models on a free port: speaks OpenAI's and Anthropic's wire, misbehaves as its model's name says.
 
 In a test: `async with FakeProvider() as fake: fake.base_url`. As a process:
 `python -m tests.support.fake_provider --port 0 --log FILE`, which prints `{"event": "ready", "base_url": …}` first.
@@ -18,25 +18,31 @@ In a test: `async with FakeProvider() as fake: fake.base_url`. As a process:
 | status:N | answers with that status |
 | rate-limited:S, rate-limited-date:S | 429 with Retry-After in seconds, or as a date |
 | slow-vectors:MS | waits before it answers with vectors |
-| too-long | 400 with OpenAI's code for a conversation that is too long |
+| too-long | 400 with the code, or the words, for a conversation that is too long |
+
+Anthropic's wire knows more: error-event:TYPE sends an error of that type, novel sends events and blocks that nobody
+knows yet, bare calls the first tool without arguments, stop:REASON ends for that reason, picky takes no temperature.
+What its API would refuse is refused.
 """
 
 import argparse
 import asyncio
 import base64
 import contextlib
-import email.utils
 import hashlib
 import json
 import signal
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import web
+
+from tests.support import fake_anthropic, fake_openai
+from tests.support.fake_openai import vector_for
 
 BAD_TEXT = "a text that can't be embedded"
 """One among others makes the provider refuse all of them."""
@@ -68,6 +74,7 @@ class FakeProvider:
         self._log = log.open("a", buffering=1, encoding="utf-8") if log else None
         app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/messages", self._messages)
         app.router.add_post("/v1/embeddings", self._embeddings)
         app.router.add_get("/v1/models", self._models)
         # A caller that leaves cancels its handler: that is how a closed socket gets into the log.
@@ -114,35 +121,53 @@ class FakeProvider:
         body = await request.json()
         mode, _, argument = str(body["model"]).partition(":")
         with self._hit(request, body) as hit:
-            refusal = _refusal(mode, argument)
-            if refusal is not None:
-                hit.how = "refused"
-                return refusal
-            if not body.get("stream"):
-                return web.json_response(_whole_answer(body))
-            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-            await response.prepare(request)
-            if mode in ("cut", "reset"):
-                hit.how = "cut"
-                await response.write(sse_bytes(body)[: int(argument)])
-                if mode == "reset" and request.transport is not None:
-                    request.transport.close()
-                return response
-            for number, event in enumerate(sse_events(body)):
-                if mode == "slow":
-                    await asyncio.sleep(int(argument) / 1000)
-                if mode == "stall" and number == int(argument):
-                    await asyncio.sleep(_ENDLESS_S)
-                await response.write(event)
-            if mode == "late-end":
-                await asyncio.sleep(int(argument) / 1000)
+            refusal = fake_openai.refusal(mode, argument)
+            return await self._answer(request, hit, refusal, fake_openai.sse_events, fake_openai.whole_answer)
+
+    async def _messages(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        mode, _, argument = str(body["model"]).partition(":")
+        with self._hit(request, body) as hit:
+            refusal = fake_anthropic.refusal(mode, argument, body, hit.headers)
+            return await self._answer(request, hit, refusal, fake_anthropic.sse_events, fake_anthropic.whole_answer)
+
+    async def _answer(
+        self,
+        request: web.Request,
+        hit: Hit,
+        refusal: web.Response | None,
+        events: Callable[[dict[str, Any]], Iterable[bytes]],
+        whole: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> web.StreamResponse:
+        mode, _, argument = hit.model.partition(":")
+        if refusal is not None:
+            hit.how = "refused"
+            return refusal
+        if not hit.body.get("stream"):
+            return web.json_response(whole(hit.body))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        if mode in ("cut", "reset"):
+            hit.how = "cut"
+            await response.write(b"".join(events(hit.body))[: int(argument)])
+            if mode == "reset" and request.transport is not None:
+                request.transport.close()
             return response
+        for number, event in enumerate(events(hit.body)):
+            if mode == "slow":
+                await asyncio.sleep(int(argument) / 1000)
+            if mode == "stall" and number == int(argument):
+                await asyncio.sleep(_ENDLESS_S)
+            await response.write(event)
+        if mode == "late-end":
+            await asyncio.sleep(int(argument) / 1000)
+        return response
 
     async def _embeddings(self, request: web.Request) -> web.Response:
         body = await request.json()
         mode, _, argument = str(body["model"]).partition(":")
         with self._hit(request, body) as hit:
-            refusal = _refusal(mode, argument)
+            refusal = fake_openai.refusal(mode, argument)
             if refusal is not None:
                 hit.how = "refused"
                 return refusal
@@ -160,112 +185,6 @@ class FakeProvider:
             data.reverse()  # the order is the index's, not the list's
             usage = {"prompt_tokens": len(body["input"]), "total_tokens": len(body["input"])}
             return web.json_response({"object": "list", "data": data, "model": "fake-1", "usage": usage})
-
-
-def answer_for(body: dict[str, Any]) -> str:
-    """Return the answer to a request; the same for the same messages, with characters of two to four bytes."""
-    digest = hashlib.sha256(json.dumps(body["messages"], sort_keys=True).encode()).hexdigest()[:8]
-    return f"Réponse {digest} — 答え 🙂 to {len(body['messages'])} messages."
-
-
-def usage_for(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the token counts of a request; half of the input counts as cached."""
-    size = sum(len(str(message.get("content") or "").split()) for message in body["messages"])
-    return {
-        "prompt_tokens": size,
-        "completion_tokens": len(answer_for(body).split()),
-        "total_tokens": size + len(answer_for(body).split()),
-        "prompt_tokens_details": {"cached_tokens": size // 2},
-    }
-
-
-def vector_for(text: str, dimensions: int) -> list[float]:
-    """Return a text's vector; its numbers are exact in 32 bits."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return [(digest[i % len(digest)] - 128) / 128 for i in range(dimensions)]
-
-
-def sse_bytes(body: dict[str, Any]) -> bytes:
-    """Return the whole body of a streamed answer."""
-    return b"".join(sse_events(body))
-
-
-def sse_events(body: dict[str, Any]) -> Iterator[bytes]:
-    """Yield the events of a streamed answer."""
-    mode, _, argument = str(body["model"]).partition(":")
-    answered = any(message["role"] == "tool" for message in body["messages"])
-    reason = "stop"
-    yield _chunk(body, {"role": "assistant", "content": ""})
-    if mode == "error-event":
-        error = {"message": f"overloaded by {body['messages']}", "type": "server_error"}
-        yield _event({"error": error})
-        return
-    if mode == "garbage":
-        yield b"data: {this is no JSON\n\n"
-    if mode == "reasoning":
-        yield _chunk(body, {"reasoning_content": "Hm, "})
-        yield _chunk(body, {"reasoning_content": "so be it."})
-    if mode == "tools" and body.get("tools") and not answered:
-        yield from _tool_chunks(body)
-        reason = "tool_calls"
-    elif mode == "long":
-        for number in range(int(argument)):
-            yield _chunk(body, {"content": f"{number} "})
-    else:
-        for word in answer_for(body).split(" "):
-            yield _chunk(body, {"content": f" {word}"})
-    if mode != "no-reason":
-        yield _chunk(body, {}, reason)
-    yield _event({**_frame(body), "choices": [], "usage": usage_for(body)})
-    if mode != "no-done":
-        yield b"data: [DONE]\n\n"
-
-
-def _tool_chunks(body: dict[str, Any]) -> Iterator[bytes]:
-    name = body["tools"][0]["function"]["name"]
-    for index in range(2):
-        first = {"index": index, "id": f"call_{index}", "type": "function"}
-        yield _chunk(body, {"tool_calls": [{**first, "function": {"name": name, "arguments": ""}}]})
-        for piece in ('{"number"', f": {index}", "}"):
-            yield _chunk(body, {"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
-
-
-def _frame(body: dict[str, Any]) -> dict[str, Any]:
-    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "fake-1"}
-
-
-def _chunk(body: dict[str, Any], delta: dict[str, Any], reason: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": reason}
-    return _event({**_frame(body), "choices": [choice], "usage": None})
-
-
-def _event(value: object) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
-
-
-def _whole_answer(body: dict[str, Any]) -> dict[str, Any]:
-    message = {"role": "assistant", "content": answer_for(body)}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    frame = {**_frame(body), "object": "chat.completion"}
-    return {**frame, "choices": [choice], "usage": usage_for(body)}
-
-
-def _refusal(mode: str, argument: str) -> web.Response | None:
-    if mode == "status":
-        # As real ones do, it repeats what it was sent; none of that may get through.
-        error = {"error": {"message": "CANARY-PROVIDER-TEXT", "type": "fake", "code": None}}
-        return web.json_response(error, status=int(argument), headers={"Location": "http://127.0.0.1:9/"})
-    if mode == "rate-limited":
-        return web.json_response({"error": {}}, status=429, headers={"Retry-After": argument})
-    if mode == "rate-limited-date":
-        date = email.utils.formatdate(time.time() + int(argument), usegmt=True)
-        return web.json_response({"error": {}}, status=429, headers={"Retry-After": date})
-    if mode == "too-long":
-        error = {"error": {"message": "CANARY-PROVIDER-TEXT", "code": "context_length_exceeded"}}
-        return web.json_response(error, status=400)
-    if mode == "html":
-        return web.Response(text="<html>\n\ndata\n\n</html>", content_type="text/html")
-    return None
 
 
 async def _serve(port: int, log: Path | None) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 from pydantic import SecretStr
@@ -82,11 +82,18 @@ async def llm_service(*providers: Provider, **llm: Any) -> AsyncIterator[LlmCall
 
 
 def provider(
-    base_url: str, models: Iterable[str] = ("ok",), *, embedding_models: Iterable[str] = (), **pool: Any
+    base_url: str,
+    models: Iterable[str] = ("ok",),
+    *,
+    embedding_models: Iterable[str] = (),
+    kind: Literal["openai_compatible", "anthropic"] = "openai_compatible",
+    name: str = "fake",
+    **pool: Any,
 ) -> Provider:
-    """Describe a provider that speaks OpenAI's wire."""
+    """Describe a provider that speaks OpenAI's wire, or that of another kind."""
     return Provider(
-        name="fake",
+        name=name,
+        kind=kind,
         base_url=base_url,
         api_key=SecretStr(API_KEY),
         models=tuple(models),

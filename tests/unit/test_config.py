@@ -130,7 +130,7 @@ def test_dotenv_is_read_from_the_working_directory_below_the_real_environment(
 ) -> None:
     for name in [name for name in os.environ if name.startswith("AGENTMESH_")]:
         monkeypatch.delenv(name)
-    for name in ("DATABASE_URL", "REDIS_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+    for name in ("DATABASE_URL", "REDIS_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ENVIRONMENT", "test")
     monkeypatch.setenv("AGENTMESH_TASKS__MAX_ATTEMPTS", "8")
@@ -145,7 +145,7 @@ def test_the_shipped_example_of_dotenv_changes_nothing(tmp_path: Path, monkeypat
     expected = load(environ={})
     for name in [name for name in os.environ if name.startswith("AGENTMESH_")]:
         monkeypatch.delenv(name)
-    for name in ("ENVIRONMENT", "DATABASE_URL", "REDIS_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+    for name in ("ENVIRONMENT", "DATABASE_URL", "REDIS_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     Path(".env").write_bytes((SHIPPED.parents[1] / ".env.example").read_bytes())
@@ -288,6 +288,10 @@ def test_a_substituted_value_is_not_substituted_again(tmp_path: Path) -> None:
         (
             "llm:\n  providers: [{name: a, base_url: 'http://u:p@h', models: [m]}]",
             "llm.providers[0].base_url: must hold no user, query or fragment; a key belongs in api_key",
+        ),
+        (
+            "llm:\n  providers: [{name: a, kind: anthropic, models: [m], embedding_models: [e]}]",
+            "llm.providers[0].embedding_models: must be empty for kind anthropic, which makes no embeddings",
         ),
         (
             "llm:\n  providers: [{name: offline, base_url: 'http://h', models: [m]}]",
@@ -458,6 +462,47 @@ def test_a_local_server_needs_only_its_address_and_a_model(tmp_path: Path) -> No
     assert (llm.default_model, llm.providers[0].models[0]) == ("llama3.2", "llama3.2")
 
 
+def test_a_key_alone_brings_anthropic_with_the_offline_provider_last(tmp_path: Path) -> None:
+    llm = loaded(tmp_path, ANTHROPIC_API_KEY=CANARY).llm
+    assert [(provider.name, provider.kind) for provider in llm.providers] == [
+        ("anthropic", "anthropic"),
+        ("offline", "offline"),
+    ]
+    assert llm.providers[0].base_url == "https://api.anthropic.com/v1"
+    assert llm.providers[0].api_key is not None
+    assert llm.providers[0].api_key.get_secret_value() == CANARY
+    assert llm.default_model == llm.providers[0].models[0]
+    assert llm.default_model.startswith("claude-")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "owner"), [("gpt-new", "openai"), ("claude-new", "anthropic"), ("claude-opus-5-5", "anthropic")]
+)
+def test_with_both_keys_the_default_model_belongs_to_whom_its_name_says(
+    tmp_path: Path, chosen: str, owner: str
+) -> None:
+    environ = {"OPENAI_API_KEY": CANARY, "ANTHROPIC_API_KEY": CANARY}
+    llm = loaded(tmp_path, **environ).llm
+    assert [provider.name for provider in llm.providers] == ["openai", "anthropic", "offline"]
+    assert llm.default_model == llm.providers[0].models[0]
+    llm = loaded(tmp_path, AGENTMESH_LLM__DEFAULT_MODEL=chosen, **environ).llm
+    assert [provider.name for provider in llm.providers if chosen in provider.models] == [owner]
+    assert llm.default_model == chosen
+
+
+def test_a_model_of_nobodys_is_an_error_that_names_the_key(tmp_path: Path) -> None:
+    (line,) = faults(tmp_path, ANTHROPIC_API_KEY=CANARY, AGENTMESH_LLM__DEFAULT_MODEL="gpt-4o")
+    assert line.startswith("AGENTMESH_LLM__DEFAULT_MODEL: development.llm.default_model: is in no provider's models")
+
+
+@pytest.mark.parametrize("url", ["http://gateway", "http://gateway/", "http://gateway/v1"])
+def test_anthropics_address_may_come_without_its_version(tmp_path: Path, url: str) -> None:
+    llm = loaded(tmp_path, ANTHROPIC_API_KEY=CANARY, ANTHROPIC_BASE_URL=url).llm
+    assert llm.providers[0].base_url == "http://gateway/v1"
+    alone = loaded(tmp_path, ANTHROPIC_BASE_URL=url).llm
+    assert [provider.name for provider in alone.providers] == ["offline"]
+
+
 def test_a_bad_section_beside_a_key_is_an_error_not_a_crash(tmp_path: Path) -> None:
     line = "development.yaml: development.llm: must be a mapping of keys"
     assert line in faults(tmp_path, "llm: 3", OPENAI_API_KEY=CANARY)
@@ -481,6 +526,7 @@ def test_configured_providers_are_not_joined_by_openai(tmp_path: Path) -> None:
 def test_no_secret_shows_in_text_description_or_errors(tmp_path: Path) -> None:
     environ = {
         "OPENAI_API_KEY": CANARY,
+        "ANTHROPIC_API_KEY": CANARY,
         "AGENTMESH_SERVICES__TOKEN": CANARY,
         "DATABASE_URL": f"postgresql://mesh:{CANARY}@db:5432/mesh?password={CANARY}",
         "REDIS_URL": f"redis://:{CANARY}@redis/0",

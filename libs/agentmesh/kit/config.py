@@ -11,7 +11,7 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, SecretStr, ValidationError
 
 import agentmesh
-from agentmesh.kit import strict_yaml
+from agentmesh.kit import known_providers, strict_yaml
 from agentmesh.kit.settings import Settings
 
 __all__ = ["ConfigError", "Settings", "database_path", "describe", "json_schema", "load"]
@@ -26,10 +26,6 @@ _SERVICE_LINK = re.compile(
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _URL = re.compile(r"(\w+)://([^@/?#]*@)?([^@?#]*)(?:\?[^@]*)?")
 _ENVIRONMENT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
-
-_OPENAI_URL = "https://api.openai.com/v1"
-_OPENAI_MODELS = ("gpt-4o-mini", "gpt-4o", "gpt-4.1-mini", "gpt-4.1")
-_OPENAI_EMBEDDING_MODELS = ("text-embedding-3-small", "text-embedding-3-large")
 
 # A laptop asks nobody for credentials; every other environment does, unless its file says otherwise.
 _BY_ENVIRONMENT = {"development": {"security": {"authentication": False, "authorization": False, "reflection": True}}}
@@ -86,7 +82,7 @@ def load(
         layers.put_text(path, variables[name], name)
     for dotted, value in (overrides or {}).items():
         layers.put(tuple(dotted.split(".")), value, "override")
-    layers.add_openai(variables)
+    layers.add_providers(variables)
     for follower, leader in _FOLLOWS:
         layers.follow(follower, leader)
     errors += layers.errors
@@ -195,20 +191,15 @@ class _Layers:
             place[str(target[-1])] = section[str(source[-1])]
             self._origins[target] = self._origins[source]
 
-    def add_openai(self, variables: Mapping[str, str]) -> None:
-        """Make a provider of OPENAI_API_KEY or OPENAI_BASE_URL, unless the configuration lists providers."""
-        key, url = variables.get("OPENAI_API_KEY"), variables.get("OPENAI_BASE_URL")
-        if ("llm", "providers") in self._origins or not (key or url):
+    def add_providers(self, variables: Mapping[str, str]) -> None:
+        """Make the providers that the environment has keys for, unless the configuration lists providers."""
+        if ("llm", "providers") in self._origins:
             return
         chosen = (self._section(("llm",)) or {}).get("default_model")
-        provider = {
-            "name": "openai",
-            "base_url": url or _OPENAI_URL,
-            "api_key": key,
-            "models": list(dict.fromkeys([chosen, *_OPENAI_MODELS] if isinstance(chosen, str) else _OPENAI_MODELS)),
-            "embedding_models": list(_OPENAI_EMBEDDING_MODELS),
-        }
-        self.put(("llm", "providers"), [provider], "OPENAI_BASE_URL" if url else "OPENAI_API_KEY")
+        found = known_providers.of_environment(variables, chosen if isinstance(chosen, str) else "")
+        if found:
+            origin = ", ".join(variable for variable, _ in found)
+            self.put(("llm", "providers"), [provider for _, provider in found], origin)
 
     def origin(self, path: KeyPath) -> str:
         """Return the layer that the key, or the closest one above it, came from."""

@@ -32,6 +32,7 @@ from agentmesh.kit.setting_types import (
     joined,
 )
 
+ANTHROPIC_URL = "https://api.anthropic.com/v1"
 OFFLINE_MODEL = "offline"
 OFFLINE_EMBEDDING_MODEL = "offline-embedding"
 
@@ -308,9 +309,9 @@ class Provider(Section):
     """A server that answers model calls, and the models it is asked for."""
 
     name: Name
-    kind: Literal["openai_compatible", "offline"] = "openai_compatible"
+    kind: Literal["openai_compatible", "anthropic", "offline"] = "openai_compatible"
     base_url: ProviderUrl | None = None
-    """Up to and with the version, as in `http://127.0.0.1:11434/v1`."""
+    """Up to and with the version, as in `http://127.0.0.1:11434/v1`; by default Anthropic's own for kind anthropic."""
     api_key: Credential | None = None
     models: Names = ()
     embedding_models: Names = ()
@@ -321,15 +322,18 @@ class Provider(Section):
     @field_validator("base_url")
     @classmethod
     def _a_server_has_an_address(cls, base_url: str | None, info: ValidationInfo) -> str | None:
-        if info.data.get("kind") == "openai_compatible" and base_url is None:
+        kind = info.data.get("kind")
+        if kind == "openai_compatible" and base_url is None:
             raise ValueError("is needed for kind openai_compatible")
-        return base_url
+        return ANTHROPIC_URL if kind == "anthropic" and base_url is None else base_url
 
     @field_validator("embedding_models")
     @classmethod
     def _some_model_is_named(cls, models: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if not models and not info.data.get("models", True):
             raise ValueError("models or embedding_models must name at least one model")
+        if models and info.data.get("kind") == "anthropic":
+            raise ValueError("must be empty for kind anthropic, which makes no embeddings")
         return models
 
 

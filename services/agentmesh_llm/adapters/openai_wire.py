@@ -6,7 +6,9 @@ from typing import Any
 
 import orjson
 
-from agentmesh.kit.errors import InvalidRequest, MeshError, Unavailable
+from agentmesh.kit.errors import MeshError
+from agentmesh_llm.adapters import provider_errors as errors
+from agentmesh_llm.adapters.json_values import count_of, model_of, text_of
 from agentmesh_llm.domain import (
     DataPart,
     Delta,
@@ -36,11 +38,6 @@ _REASONS = {
 # What some servers say when they gave up in the middle; it is an answer for nobody.
 _BROKEN = ("error", "abort", "insufficient_system_resource")
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
-
-
-def garbage() -> MeshError:
-    """Make the error for an answer that is none."""
-    return Unavailable("the provider's answer can't be understood", reason="PROVIDER_GARBAGE", retry_after_s=1)
 
 
 def question_body(question: Question, *, max_tokens_key: str) -> bytes:
@@ -106,6 +103,7 @@ class ChunkReader:
     """Turns the chunks of one answer into deltas and knows, in the end, whether it was whole."""
 
     def __init__(self) -> None:
+        self.whole = False
         self._model = ""
         self._reason: FinishReason | None = None
         self._usage = Usage()
@@ -113,38 +111,40 @@ class ChunkReader:
 
     def read(self, data: bytes) -> list[Delta]:
         """Return the deltas of one chunk; raise Unavailable for an error event or what is no chunk."""
+        if data == DONE:
+            self.whole = True
+            return []
         try:
             chunk = orjson.loads(data)
             if chunk.get("error") is not None:
                 raise error_event(chunk["error"])
             if usage := chunk.get("usage"):
                 self._usage = read_usage(usage)
-            if not self._model and (model := chunk.get("model")):
-                self._model = str(model)[:256]
+            self._model = self._model or model_of(chunk.get("model"))
             choices = chunk.get("choices") or ()
             return [delta for choice in choices if not choice.get("index") for delta in self._choice(choice)]
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise garbage() from None
+            raise errors.garbage() from None
 
     def finish(self) -> list[Delta]:
         """Return the end of the answer, when its marker has come; raise Unavailable if no reason came before."""
         if self._reason is None:
-            raise interrupted()
+            raise errors.interrupted()
         return [self._usage, Finish(self._reason, self._model)]
 
     def _choice(self, choice: dict[str, Any]) -> list[Delta]:
         deltas: list[Delta] = []
         delta = choice.get("delta") or {}
         if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
-            deltas.append(ReasoningDelta(_text(reasoning)))
+            deltas.append(ReasoningDelta(text_of(reasoning)))
         if content := delta.get("content") or delta.get("refusal"):
-            deltas.append(TextDelta(_text(content)))
+            deltas.append(TextDelta(text_of(content)))
         for position, call in enumerate(delta.get("tool_calls") or ()):
             deltas.append(self._tool_call(position, call))
         if reason := choice.get("finish_reason"):
             if reason in _BROKEN:
-                raise interrupted()
-            self._reason = _REASONS.get(_text(reason), FinishReason.UNKNOWN)
+                raise errors.interrupted()
+            self._reason = _REASONS.get(text_of(reason), FinishReason.UNKNOWN)
         return deltas
 
     def _tool_call(self, position: int, call: dict[str, Any]) -> ToolCallDelta:
@@ -154,29 +154,24 @@ class ChunkReader:
         if type(index) is not int or index < 0:
             raise TypeError
         function = call.get("function") or {}
-        arguments = _text(function.get("arguments") or "")
+        arguments = text_of(function.get("arguments") or "")
         if index in self._begun_calls:
             # Some servers repeat id and name with every piece.
             return ToolCallDelta(index, arguments=arguments)
         self._begun_calls.add(index)
-        return ToolCallDelta(index, _text(call.get("id") or ""), _text(function.get("name") or ""), arguments)
-
-
-def interrupted() -> MeshError:
-    """Make the error for an answer that broke off."""
-    return Unavailable("the provider's answer broke off", reason="STREAM_INTERRUPTED", retry_after_s=1)
+        return ToolCallDelta(index, text_of(call.get("id") or ""), text_of(function.get("name") or ""), arguments)
 
 
 def error_event(error: Any) -> MeshError:
     """Make the error for one that the provider reports inside a stream."""
     if is_context_length(error):
-        return context_length()
-    return Unavailable("the provider failed in mid-answer", reason="PROVIDER_FAILED", retry_after_s=1)
+        return errors.context_length()
+    return errors.failed_midway()
 
 
-def context_length() -> MeshError:
-    """Make the error for a conversation that is too long for the model."""
-    return InvalidRequest("the conversation is too long for the model", reason="CONTEXT_LENGTH")
+def refusal_of(error: Any) -> MeshError:
+    """Make the error for a request that the provider finds wrong, from its error object, if there is one."""
+    return errors.context_length() if is_context_length(error) else errors.refused()
 
 
 def is_context_length(error: Any) -> bool:
@@ -197,20 +192,10 @@ def read_usage(usage: dict[str, Any]) -> Usage:
     """Read token counts; what isn't a count is 0."""
     details = usage.get("prompt_tokens_details")
     return Usage(
-        _count(usage.get("prompt_tokens")),
-        _count(usage.get("completion_tokens")),
-        _count(details.get("cached_tokens")) if isinstance(details, dict) else 0,
+        count_of(usage.get("prompt_tokens")),
+        count_of(usage.get("completion_tokens")),
+        count_of(details.get("cached_tokens")) if isinstance(details, dict) else 0,
     )
-
-
-def _count(value: Any) -> int:
-    return value if type(value) is int and 0 <= value < 2**63 else 0
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -242,17 +227,17 @@ def _part(part: Part) -> dict[str, Any]:
     if kind.startswith("image/"):
         return {"type": "image_url", "image_url": {"url": part.url or _data_url(kind, part.data)}}
     if part.url:
-        raise _unsupported("this provider reads only images from an address")
+        raise errors.unsupported_part("this provider reads only images from an address")
     if kind.startswith("audio/"):
         if kind not in _AUDIO_FORMATS:
-            raise _unsupported("this provider hears audio/wav and audio/mpeg only")
+            raise errors.unsupported_part("this provider hears audio/wav and audio/mpeg only")
         encoded = base64.b64encode(part.data).decode()
         return {"type": "input_audio", "input_audio": {"data": encoded, "format": _AUDIO_FORMATS[kind]}}
     if kind.startswith("text/") or kind == "application/json":
         try:
             return {"type": "text", "text": part.data.decode()}
         except UnicodeDecodeError:
-            raise _unsupported("a text is not UTF-8") from None
+            raise errors.unsupported_part("a text is not UTF-8") from None
     return {
         "type": "file",
         "file": {"filename": part.filename or "file", "file_data": _data_url(kind, part.data)},
@@ -261,7 +246,3 @@ def _part(part: Part) -> dict[str, Any]:
 
 def _data_url(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _unsupported(text: str) -> InvalidRequest:
-    return InvalidRequest(text, reason="UNSUPPORTED_PART", violations=[("messages", text)])

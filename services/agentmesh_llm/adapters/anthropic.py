@@ -1,0 +1,40 @@
+"""Asks Anthropic's models in their own language, at Anthropic or wherever else it is spoken."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from agentmesh.kit.errors import InvalidRequest
+from agentmesh.kit.settings import Provider as ProviderSettings
+from agentmesh_llm.adapters import anthropic_wire
+from agentmesh_llm.adapters.anthropic_wire import EventReader
+from agentmesh_llm.adapters.http_provider import ProviderHttp
+from agentmesh_llm.domain import Delta, EmbedQuestion, Question, Vectors
+
+_VERSION = "2023-06-01"
+
+
+class AnthropicProvider:
+    """One server and one credential, with a connection pool of its own."""
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        assert settings.base_url is not None  # the settings have a default for this kind
+        key = settings.api_key
+        headers = {"anthropic-version": _VERSION, **({} if key is None else {"x-api-key": key.get_secret_value()})}
+        self._http = ProviderHttp(settings.base_url, headers, settings.pool, anthropic_wire.refusal_of)
+
+    async def stream(self, question: Question) -> AsyncGenerator[Sequence[Delta], None]:
+        """Stream a message; closing the generator closes the socket."""
+        body = anthropic_wire.question_body(question)
+        async with aclosing(self._http.stream("/messages", body, EventReader())) as answer:
+            async for deltas in answer:
+                yield deltas
+
+    async def embed(self, question: EmbedQuestion) -> Vectors:
+        """Raise InvalidRequest: Anthropic has no embeddings."""
+        raise InvalidRequest(
+            "this provider makes no embeddings", violations=[("model", "belongs to a provider without embeddings")]
+        )
+
+    async def aclose(self) -> None:
+        """Close the pool."""
+        await self._http.aclose()

@@ -1,0 +1,24 @@
+from pathlib import Path
+
+from agentmesh.kit import config
+from agentmesh_llm.adapters.anthropic_wire import DEFAULT_MAX_TOKENS
+from tests.support.markdown import blocks_of
+
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "models.md"
+
+
+def test_the_guide_shows_settings_that_are_valid(tmp_path: Path) -> None:
+    (example,) = [block.code for block in blocks_of(GUIDE) if block.language == "yaml"]
+    lines = "".join(f"  {line}\n" for line in example.splitlines())
+    file = tmp_path / "development.yaml"
+    file.write_text(f"environment: development\ndevelopment:\n{lines}", encoding="utf-8")
+    llm = config.load(file, environ={"ANTHROPIC_API_KEY": "key"}).llm
+    assert [provider.kind for provider in llm.providers] == ["anthropic", "openai_compatible", "offline"]
+    assert llm.default_model == "claude-sonnet-5-5"
+
+
+def test_the_guide_says_what_the_environment_brings(tmp_path: Path) -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    first = config.load(environ={"ANTHROPIC_API_KEY": "key"}).llm.default_model
+    assert f"`{first}`, the cheapest, first" in text
+    assert f"{DEFAULT_MAX_TOKENS:,}" in text
