@@ -1,11 +1,15 @@
 """Sends a response of unknown length, and stops making it as soon as nobody reads it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing
+from typing import Any, TypeVar
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
+
+_T = TypeVar("_T")
 
 
 class Streamed(Response):
@@ -26,7 +30,7 @@ class Streamed(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the body or the client ends."""
         sending = asyncio.create_task(self._send(send))
-        leaving = asyncio.create_task(_disconnect(receive))
+        leaving = asyncio.create_task(left(receive))
         try:
             await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -45,6 +49,25 @@ class Streamed(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _disconnect(receive: Receive) -> None:
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
+    """Return what the work returns; cancel it and raise ClientDisconnect if the client leaves first.
+
+    The body must have been read, because what is received meanwhile is dropped.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(left(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait({working, leaving})
+    if working.cancelled():
+        raise ClientDisconnect
+    return working.result()
+
+
+async def left(receive: Receive) -> None:
+    """Wait until the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
