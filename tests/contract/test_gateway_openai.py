@@ -143,7 +143,13 @@ async def test_images_sounds_files_and_sampling_reach_the_provider(gate: LlmGate
     assert sent["messages"][1]["content"][1]["image_url"]["url"] == "https://example.org/a.png"
     assert sent["messages"][1]["content"][2]["image_url"]["url"] == f"data:image/png;base64,{data}"
     assert sent["response_format"]["json_schema"] == {"name": "x", "schema": schema, "strict": True}
-    assert (sent["max_tokens"], sent["stop"], sent["seed"], sent["temperature"], sent["top_p"]) == (9, ["END"], 4, 0, 0.5)
+    assert (sent["max_tokens"], sent["stop"], sent["seed"], sent["temperature"], sent["top_p"]) == (
+        9,
+        ["END"],
+        4,
+        0,
+        0.5,
+    )
 
 
 @pytest.mark.parametrize(
@@ -291,7 +297,11 @@ async def test_only_a_known_key_may_ask() -> None:
         for headers in ({}, {"authorization": "Bearer nope"}, {"x-api-key": "nope"}):
             answer = await gate.client.post(CHAT, content=b"not read", headers=headers)
             error = answer.json()["error"]
-            assert (answer.status_code, error["type"], error["code"]) == (401, "invalid_request_error", "invalid_api_key")
+            assert (answer.status_code, error["type"], error["code"]) == (
+                401,
+                "invalid_request_error",
+                "invalid_api_key",
+            )
             assert (await gate.client.get("/v1/models", headers=headers)).status_code == 401
         good = await gate.client.post(CHAT, json=chat(), headers={"authorization": "Bearer key-a"})
         assert good.status_code == 200
