@@ -17,6 +17,7 @@ from agentmesh.kit.errors import MeshError
 from agentmesh.kit.rpc_server import PortInUse
 from agentmesh.kit.settings import Endpoint, Settings
 from agentmesh_gateway import problems
+from agentmesh_gateway.anthropic_api import ANTHROPIC, AnthropicApi
 from agentmesh_gateway.api import Api
 from agentmesh_gateway.documents import documents
 from agentmesh_gateway.edge import Edge
@@ -61,7 +62,7 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
     # The router checks the credentials of its clients itself; for the llm-proxy it is done here.
     authenticator = lifecycle.authenticator_of(settings, keyring)
     calls = LlmCalls(models, authenticator, keyring, bounds)
-    vendors = {OPENAI: OpenAiApi(calls).pages()}
+    vendors = {OPENAI: OpenAiApi(calls).pages(), ANTHROPIC: AnthropicApi(calls).pages()}
     health_pages = HealthPages(health, draining)
     pages = [
         Page("/health", health_pages.live, methods=["GET"]),

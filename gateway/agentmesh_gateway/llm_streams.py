@@ -28,7 +28,7 @@ class AnswerForm(Protocol):
         """Write what comes before the first piece."""
 
     def piece(self, delta: pb.Delta) -> bytes:
-        """Write a piece; nothing if it only counts for the end."""
+        """Write a piece; nothing if it only counts for the end. Raise a MeshError if it makes no sense."""
 
     def ending(self) -> bytes:
         """Write what says that the answer is whole."""
@@ -64,13 +64,14 @@ async def _written(
                 continue
             try:
                 batch = pending.result()
+                written = b"".join(map(form.piece, batch or ()))
             except MeshError as error:
                 yield form.error(error)
                 return
             if batch is None:
                 yield form.ending()
                 return
-            if written := b"".join(map(form.piece, batch)):
+            if written:
                 yield written
             pending = asyncio.create_task(llm_calls.next_of(batches))
     finally:

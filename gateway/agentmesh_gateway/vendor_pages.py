@@ -17,6 +17,7 @@ from agentmesh_gateway.upstream import Metadata
 log = telemetry.logger(__name__)
 
 _LEFT = 499
+_REQUEST_ID_KEY = "agentmesh.request_id"
 Handler = Callable[[Request, Metadata], Awaitable[Response]]
 
 
@@ -37,7 +38,7 @@ class Vendor:
 
         async def answer(request: Request) -> Response:
             request.scope[ROUTE_KEY] = template
-            request_id = _request_id()
+            request_id = request.scope[_REQUEST_ID_KEY] = _request_id()
             try:
                 response = await handler(request, calls.metadata_of(request))
             except ClientDisconnect:
@@ -54,6 +55,11 @@ class Vendor:
             return response
 
         return Page(path, answer, methods=[http_method])
+
+
+def request_id_of(request: Request) -> str:
+    """Return the id that the client is told of its request."""
+    return str(request.scope[_REQUEST_ID_KEY])
 
 
 def _request_id() -> str:
