@@ -24,10 +24,11 @@ from agentmesh_gateway.edge import Edge
 from agentmesh_gateway.health import HealthPages, ServiceHealth
 from agentmesh_gateway.llm_calls import LlmCalls
 from agentmesh_gateway.openai_api import OPENAI, OpenAiApi
-from agentmesh_gateway.routes import RouteTable
+from agentmesh_gateway.routes import SERVICES, RouteTable
 from agentmesh_gateway.server import bind, serve_until
 from agentmesh_gateway.settings import Bounds
 from agentmesh_gateway.upstream import Upstream
+from agentmesh_gateway.vendor_pages import Vendor
 
 log = telemetry.logger(__name__)
 
@@ -46,30 +47,35 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
     services = settings.services
     ca = services.tls.ca
     draining = asyncio.Event()
-    table = RouteTable()
+    behind = frozenset(services.gateway.behind)
+    table = RouteTable(SERVICES if names.ROUTER in behind else ())
     upstream = Upstream(services.router.addresses, ca=ca, max_channels=bounds.max_channels)
     stack.push_async_callback(upstream.aclose)
-    behind: dict[str, Endpoint] = {
+    endpoints: dict[str, Endpoint] = {
         names.ROUTER: services.router,
         names.RUNNER: services.runner,
         names.LLM: services.llm,
         names.STORAGE: services.storage,
     }
-    health = ServiceHealth({name: endpoint.addresses for name, endpoint in behind.items()}, ca=ca, bounds=bounds)
+    health = ServiceHealth(
+        {name: endpoint.addresses for name, endpoint in endpoints.items() if name in behind}, ca=ca, bounds=bounds
+    )
     stack.push_async_callback(health.aclose)
     models = Upstream(services.llm.addresses, ca=ca, max_channels=bounds.max_channels)
     stack.push_async_callback(models.aclose)
     # The router checks the credentials of its clients itself; for the llm-proxy it is done here.
     authenticator = lifecycle.authenticator_of(settings, keyring)
     calls = LlmCalls(models, authenticator, keyring, bounds)
-    vendors = {OPENAI: OpenAiApi(calls).pages(), ANTHROPIC: AnthropicApi(calls).pages()}
-    health_pages = HealthPages(health, draining)
+    vendors: dict[Vendor, list[Page]] = {}
+    if names.LLM in behind:
+        vendors = {OPENAI: OpenAiApi(calls).pages(), ANTHROPIC: AnthropicApi(calls).pages()}
+    health_pages = HealthPages(health, names.ROUTER if names.ROUTER in behind else names.LLM, draining)
     pages = [
         Page("/health", health_pages.live, methods=["GET"]),
         Page("/health/ready", health_pages.ready, methods=["GET"]),
         Page("/health/detailed", health_pages.detailed, methods=["GET"]),
         *(page for made in vendors.values() for page in made),
-        *documents(table, authenticator, metrics=settings.monitoring.metrics),
+        *documents(table, authenticator, models=names.LLM in behind, metrics=settings.monitoring.metrics),
     ]
     app = Starlette(
         routes=pages,
