@@ -48,7 +48,9 @@ async def respond(
     first = llm_calls.first_of(batches, calls.bounds.first_delta_s)
     pending = await while_connected(request.receive, first)
     headers = {"content-type": EVENT_STREAM, "cache-control": "no-store", "x-accel-buffering": "no"}
-    return Streamed(_written(pending, batches, form, calls.bounds.heartbeat_s), headers=headers)
+    pieces = _written(pending, batches, form, calls.bounds.heartbeat_s)
+    # Begun here, so that it ends the call even if nothing of it can be sent any more.
+    return Streamed(pieces, first=await anext(pieces), headers=headers)
 
 
 async def _written(

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Mapping
-from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -15,16 +14,23 @@ _T = TypeVar("_T")
 class Streamed(Response):
     """A response whose body is an async generator, which is closed whatever way the response ends.
 
-    The next piece is asked for only when the client has taken the last one.
+    The next piece is asked for only when the client has taken the last one. `first` is sent before all pieces: a
+    generator that was begun to get it cleans up even if the client has left before anything could be sent.
     """
 
     def __init__(
-        self, pieces: AsyncGenerator[bytes, None], *, status: int = 200, headers: Mapping[str, str] | None = None
+        self,
+        pieces: AsyncGenerator[bytes, None],
+        *,
+        first: bytes = b"",
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(None, status, headers)
         del self.headers["content-length"]
         for name, value in (headers or {}).items():
             self.headers[name] = value
+        self._first = first
         self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,16 +43,18 @@ class Streamed(Response):
             for task in (sending, leaving):
                 task.cancel()
             await asyncio.wait({sending, leaving})
+            await self._pieces.aclose()
         if not sending.cancelled():
             sending.result()
 
     async def _send(self, send: Send) -> None:
-        async with aclosing(self._pieces) as pieces:
-            start: Message = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-            await send(start)
-            async for piece in pieces:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        start: Message = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+        await send(start)
+        if self._first:
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        async for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
