@@ -17,14 +17,18 @@ from agentmesh.kit.errors import MeshError
 from agentmesh.kit.rpc_server import PortInUse
 from agentmesh.kit.settings import Endpoint, Settings
 from agentmesh_gateway import problems
+from agentmesh_gateway.anthropic_api import ANTHROPIC, AnthropicApi
 from agentmesh_gateway.api import Api
 from agentmesh_gateway.documents import documents
 from agentmesh_gateway.edge import Edge
 from agentmesh_gateway.health import HealthPages, ServiceHealth
-from agentmesh_gateway.routes import RouteTable
+from agentmesh_gateway.llm_calls import LlmCalls
+from agentmesh_gateway.openai_api import OPENAI, OpenAiApi
+from agentmesh_gateway.routes import SERVICES, RouteTable
 from agentmesh_gateway.server import bind, serve_until
 from agentmesh_gateway.settings import Bounds
 from agentmesh_gateway.upstream import Upstream
+from agentmesh_gateway.vendor_pages import Vendor
 
 log = telemetry.logger(__name__)
 
@@ -37,31 +41,41 @@ class Gateway:
     draining: asyncio.Event
 
 
-def build(settings: Settings, stack: AsyncExitStack, bounds: Bounds | None = None) -> Gateway:
+def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: Bounds | None = None) -> Gateway:
     """Put the gateway together; what it opens is closed by the stack."""
     bounds = bounds or Bounds()
     services = settings.services
     ca = services.tls.ca
     draining = asyncio.Event()
-    table = RouteTable()
+    behind = frozenset(services.gateway.behind)
+    table = RouteTable(SERVICES if names.ROUTER in behind else ())
     upstream = Upstream(services.router.addresses, ca=ca, max_channels=bounds.max_channels)
     stack.push_async_callback(upstream.aclose)
-    behind: dict[str, Endpoint] = {
+    endpoints: dict[str, Endpoint] = {
         names.ROUTER: services.router,
         names.RUNNER: services.runner,
         names.LLM: services.llm,
         names.STORAGE: services.storage,
     }
-    health = ServiceHealth({name: endpoint.addresses for name, endpoint in behind.items()}, ca=ca, bounds=bounds)
+    health = ServiceHealth(
+        {name: endpoint.addresses for name, endpoint in endpoints.items() if name in behind}, ca=ca, bounds=bounds
+    )
     stack.push_async_callback(health.aclose)
-    # Clients only call here, so no key of the mesh is needed; the router checks credentials itself.
-    authenticator = lifecycle.authenticator_of(settings, Keyring(""))
-    health_pages = HealthPages(health, draining)
+    models = Upstream(services.llm.addresses, ca=ca, max_channels=bounds.max_channels)
+    stack.push_async_callback(models.aclose)
+    # The router checks the credentials of its clients itself; for the llm-proxy it is done here.
+    authenticator = lifecycle.authenticator_of(settings, keyring)
+    calls = LlmCalls(models, authenticator, keyring, bounds)
+    vendors: dict[Vendor, list[Page]] = {}
+    if names.LLM in behind:
+        vendors = {OPENAI: OpenAiApi(calls).pages(), ANTHROPIC: AnthropicApi(calls).pages()}
+    health_pages = HealthPages(health, names.ROUTER if names.ROUTER in behind else names.LLM, draining)
     pages = [
         Page("/health", health_pages.live, methods=["GET"]),
         Page("/health/ready", health_pages.ready, methods=["GET"]),
         Page("/health/detailed", health_pages.detailed, methods=["GET"]),
-        *documents(table, authenticator, metrics=settings.monitoring.metrics),
+        *(page for made in vendors.values() for page in made),
+        *documents(table, authenticator, models=names.LLM in behind, metrics=settings.monitoring.metrics),
     ]
     app = Starlette(
         routes=pages,
@@ -73,6 +87,7 @@ def build(settings: Settings, stack: AsyncExitStack, bounds: Bounds | None = Non
         app,
         bounds,
         pages=frozenset(page.path for page in pages),
+        refusals={page.path: vendor.refuse for vendor, made in vendors.items() for page in made},
         anonymous=not settings.security.authentication,
         loopback=services.gateway.is_loopback,
     )
@@ -91,7 +106,7 @@ async def _serve(settings: Settings) -> None:
     stop = lifecycle.stop_on_signals()
     listener = bind(endpoint.bound_host, endpoint.port)
     async with AsyncExitStack() as stack:
-        gateway = build(settings, stack)
+        gateway = build(settings, lifecycle.keyring_of(settings), stack)
         if settings.monitoring.metrics:
             _serve_metrics(endpoint, stack)
         lifecycle.spare_what_stays()

@@ -27,13 +27,18 @@ def metadata_of(request: Request, bounds: Bounds) -> tuple[tuple[str, str], ...]
 
 def timeout_of(request: Request, bounds: Bounds) -> float:
     """Return the seconds that the client gives a unary call."""
+    return patience_of(request, default_s=bounds.default_timeout_s, max_s=bounds.max_timeout_s)
+
+
+def patience_of(request: Request, *, default_s: float, max_s: float) -> float:
+    """Return the seconds that the client gives a call, or `default_s` if it doesn't say."""
     text = request.headers.get(TIMEOUT_HEADER)
     if text is None:
-        return bounds.default_timeout_s
+        return default_s
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= bounds.max_timeout_s:
-        raise problems.invalid(TIMEOUT_HEADER, f"must be seconds, above 0 and at most {bounds.max_timeout_s:g}")
+    if not 0 < seconds <= max_s:
+        raise problems.invalid(TIMEOUT_HEADER, f"must be seconds, above 0 and at most {max_s:g}")
     return seconds

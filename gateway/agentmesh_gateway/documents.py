@@ -19,9 +19,10 @@ from agentmesh_gateway.routes import RouteTable
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
-def documents(table: RouteTable, authenticator: Authenticator, *, metrics: bool) -> list[Page]:
-    """Return the pages; /metrics is among them if asked for, and wants the credential that the API wants."""
-    described = orjson.dumps(openapi.document(table))
+def documents(table: RouteTable, authenticator: Authenticator, *, models: bool, metrics: bool) -> list[Page]:
+    """Return the pages; /metrics is among them if asked for, and `models` says whether the routes of the
+    llm-proxy are described, and wants the credential that the API wants."""
+    described = orjson.dumps(openapi.document(table, models=models))
 
     async def description(_: Request) -> Response:
         return Response(described, media_type=problems.JSON, headers={"cache-control": "no-cache"})

@@ -2,10 +2,12 @@
 
 import ipaddress
 import time
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentmesh.kit import errors, telemetry
@@ -16,19 +18,31 @@ from agentmesh_gateway.settings import Bounds
 log = telemetry.logger(__name__)
 
 _LEFT = 499
+Refusal = Callable[[errors.MeshError], Response]
 
 
 class Edge:
-    """Wraps the application; `pages` are the paths that are counted by their own name.
+    """Wraps the application; `pages` are the paths that are counted by their own name, `refusals`
+    write errors for paths whose clients know another shape.
 
     A web page of another site can make a browser call a gateway that asks nobody for a key. What it sends carries
     an Origin that differs from the Host, or, after it made its own name point here, a Host that is not this machine.
     """
 
-    def __init__(self, app: ASGIApp, bounds: Bounds, *, pages: frozenset[str], anonymous: bool, loopback: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        bounds: Bounds,
+        *,
+        pages: frozenset[str],
+        refusals: Mapping[str, Refusal],
+        anonymous: bool,
+        loopback: bool,
+    ) -> None:
         self._app = app
         self._bounds = bounds
         self._pages = pages
+        self._refusals = refusals
         self._anonymous = anonymous
         self._loopback = loopback
 
@@ -58,7 +72,8 @@ class Edge:
                     # The client sees it by the missing end of the body.
                     log.warning("response_cut", path=scope["path"], reason=problem.reason)
                 else:
-                    await problems.response_of(problem)(scope, receive, counted)
+                    refuse = self._refusals.get(scope["path"], problems.response_of)
+                    await refuse(problem)(scope, receive, counted)
         finally:
             self._count(scope, status, started)
 

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from agentmesh.kit import names, rpc_client
+from agentmesh.kit import rpc_client
 from agentmesh_gateway.settings import Bounds
 
 _NO_STORE = {"cache-control": "no-store"}
@@ -73,10 +73,11 @@ class ServiceHealth:
 
 
 class HealthPages:
-    """The three health paths; they need no credential, and name no address."""
+    """The three health paths; they need no credential, and name no address. `needed` decides on readiness."""
 
-    def __init__(self, services: ServiceHealth, draining: asyncio.Event) -> None:
+    def __init__(self, services: ServiceHealth, needed: str, draining: asyncio.Event) -> None:
         self._services = services
+        self._needed = needed
         self._draining = draining
 
     async def live(self, _: Request) -> Response:
@@ -84,11 +85,11 @@ class HealthPages:
         return JSONResponse({"status": "healthy", "timestamp": _now()}, headers=_NO_STORE)
 
     async def ready(self, _: Request) -> Response:
-        """Say whether requests can be served: 503 while the router is not there, and from SIGTERM on."""
+        """Say whether requests can be served: 503 while the needed service is not there, and from SIGTERM on."""
         if self._draining.is_set():
             status = "draining"
         else:
-            status = "ready" if await self._services.serves(names.ROUTER) else "not ready"
+            status = "ready" if await self._services.serves(self._needed) else "not ready"
         body = {"status": status, "timestamp": _now()}
         return JSONResponse(body, 200 if status == "ready" else 503, headers=_NO_STORE)
 

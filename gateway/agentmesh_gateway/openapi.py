@@ -13,6 +13,7 @@ from agentmesh_gateway import problems, sse
 from agentmesh_gateway.artifacts import READ_ARTIFACT, UPLOAD_ARTIFACT
 from agentmesh_gateway.callers import TIMEOUT_HEADER
 from agentmesh_gateway.json_faults import is_map, is_well_known
+from agentmesh_gateway.model_documents import model_paths
 from agentmesh_gateway.routes import Route, RouteTable
 from agentmesh_gateway.schemas import Schemas
 
@@ -26,14 +27,18 @@ _BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "
 _MAX_QUERY_DEPTH = 2
 
 
-def document(table: RouteTable) -> dict[str, Any]:
-    """Return the document as JSON values."""
+def document(table: RouteTable, *, models: bool = True) -> dict[str, Any]:
+    """Return the document as JSON values; with `models`, the routes of the llm-proxy are in it."""
     schemas = Schemas()
     schemas.message(status_pb2.Status.DESCRIPTOR)
     paths: dict[str, dict[str, Any]] = {}
     for route in table.routes:
         operation = _operation(route, schemas)
         paths.setdefault(route.template.openapi_path, {})[route.http_method.lower()] = operation
+    if models:
+        described, components = model_paths()
+        paths |= described
+        schemas.components |= components
     for path, text in _PAGES.items():
         answers = {"200": {"description": text}}
         paths[path] = {"get": {"tags": ["Health"], "summary": text, "responses": answers, "security": []}}

@@ -27,11 +27,16 @@ class Bounds:
     """A stream that is silent for so long says that it is alive."""
     first_event_s: float = 1.0
     """How long a stream waits for an answer that could still become an HTTP error."""
+    answer_timeout_s: float = 600.0
+    """Of a model's whole answer."""
+    answer_stream_timeout_s: float = 3600.0
+    first_delta_s: float = 10.0
+    """How long a model's stream waits for a first piece, so that a refusal by its provider has a status of its own."""
     resume_attempts: int = 12
     """Failures in a row, without an event between, after which a stream gives up."""
     resume_backoff_s: float = 0.1
     resume_max_backoff_s: float = 2.0
     max_channels: int = 64
-    """Connections to the router, each for 80 calls at a time."""
+    """Connections to the routers, and as many to the llm-proxies, each for 80 calls at a time."""
     health_timeout_s: float = 2.0
     health_cache_s: float = 1.0

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 from starlette.requests import Request
@@ -155,7 +155,12 @@ async def _next(batches: AsyncGenerator[Sequence[Said], None]) -> Sequence[Said]
 def _json_of(said: Said) -> bytes:
     # The sequence is an int64 of the contract, which protobuf JSON writes as text.
     place = {"taskId": said.task_id, "sequence": str(said.sequence), "attempt": said.attempt}
-    data = orjson.dumps(place | json_of(said.event))
+    return on_one_line(place | json_of(said.event))
+
+
+def on_one_line(value: Any) -> bytes:
+    """Write JSON that no reader breaks into several lines."""
+    data = orjson.dumps(value)
     for character, escape in _LINE_ENDS:
         data = data.replace(character, escape)
     return data

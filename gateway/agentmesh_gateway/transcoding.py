@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
 from google.protobuf import json_format, struct_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -13,7 +12,8 @@ from google.protobuf.message_factory import GetMessageClass
 
 from agentmesh.kit.errors import InvalidRequest
 from agentmesh_gateway import problems
-from agentmesh_gateway.json_faults import children_of, faults_of, field_named, is_map, is_well_known
+from agentmesh_gateway.json_bodies import object_of, value_of
+from agentmesh_gateway.json_faults import faults_of, field_named, is_map, is_well_known
 from agentmesh_gateway.routes import Route
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -26,10 +26,10 @@ def request_of(
     descriptor = route.method.input_type
     tree: dict[str, Any] = {}
     if route.body == "*":
-        tree = _object(body, max_depth)
+        tree = object_of(body, max_depth)
     elif route.body:
         field = descriptor.fields_by_name[route.body]
-        tree = {field.json_name: _json(body, max_depth)} if body else {}
+        tree = {field.json_name: value_of(body, max_depth)} if body else {}
     if query and route.body == "*":
         name = query[0][0]
         raise problems.invalid(name, "is in the query, but this method takes its fields from the body")
@@ -66,35 +66,6 @@ def json_of(message: Message, field: str = "") -> Any:
         _spell_numbers(spelled)
         tree = json_format.MessageToDict(spelled)
     return tree.get(message.DESCRIPTOR.fields_by_name[field].json_name) if field else tree
-
-
-def _json(body: bytes, max_depth: int) -> Any:
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise InvalidRequest(f"the body is not JSON: see {where}", reason="MALFORMED_JSON") from None
-    if _deeper_than(value, max_depth):
-        raise InvalidRequest(f"the body is nested more than {max_depth} levels deep", reason="TOO_DEEP")
-    return value
-
-
-def _object(body: bytes, max_depth: int) -> dict[str, Any]:
-    if not body.strip():
-        return {}
-    value = _json(body, max_depth)
-    if not isinstance(value, dict):
-        raise InvalidRequest("the body must be a JSON object", reason="MALFORMED_JSON")
-    return value
-
-
-def _deeper_than(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit + 1):
-        level = [child for parent in level for child in children_of(parent)]
-        if not level:
-            return False
-    return True
 
 
 def _grouped(query: Sequence[tuple[str, str]]) -> dict[str, list[str]]:

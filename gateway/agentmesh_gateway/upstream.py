@@ -1,4 +1,4 @@
-"""Calls to the router: any method of the contract, over as many connections as the open calls need."""
+"""Calls to one kind of service: any method of the contract, over as many connections as the open calls need."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -49,7 +49,7 @@ class _Lane:
 
 
 class Upstream:
-    """The routers. A call goes to the address with the fewest open calls that can be reached.
+    """The routers, or the llm-proxies. A call goes to the address with the fewest open calls that can be reached.
 
     Opens at most `max_channels` connections; raises ResourceExhausted when all of them are full.
     """
@@ -71,7 +71,7 @@ class Upstream:
             await lane.channel.close(None)
 
     async def unary(self, method: MethodDescriptor, request: Message, *, timeout_s: float, metadata: Metadata) -> Any:
-        """Make a unary call; raise the MeshError that the router meant."""
+        """Make a unary call; raise the MeshError that the service meant."""
         with self._lane() as lane:
             return await rpc_client.unary(lane.multicallable(method), request, timeout_s=timeout_s, metadata=metadata)
 

@@ -89,3 +89,10 @@ async def test_pages_load_nothing_from_elsewhere(mesh: Running, path: str):
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert re.search(r"script-src 'sha256-[A-Za-z0-9+/=]{44}'", policy)
+
+
+async def test_openapi_describes_what_vendors_clients_call(mesh: Running):
+    paths = (await mesh.client.get("/openapi.json")).json()["paths"]
+    for path in ("/v1/chat/completions", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens"):
+        assert "$ref" in paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"/v1/models", "/v1/models/{model}"} <= paths.keys()

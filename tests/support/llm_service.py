@@ -31,6 +31,7 @@ class LlmCaller:
     stub: "rpc.LlmServiceAsyncStub"
     keyring: Keyring
     timeout_s: float = 20.0
+    address: str = ""
 
     def metadata(self, tenant: str) -> list[tuple[str, str]]:
         """Return what a runner shows."""
@@ -78,7 +79,7 @@ async def llm_service(*providers: Provider, **llm: Any) -> AsyncIterator[LlmCall
         built = await build(settings, keyring, stack)
         address = await stack.enter_async_context(serving(built.services, keyring=keyring))
         channel = await stack.enter_async_context(open_channel(address))
-        yield LlmCaller(rpc.LlmServiceStub(channel), keyring)
+        yield LlmCaller(rpc.LlmServiceStub(channel), keyring, address=address)
 
 
 def provider(

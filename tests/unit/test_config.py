@@ -564,3 +564,13 @@ def test_the_schema_of_a_file_names_every_section_and_is_closed() -> None:
     definitions: dict[str, Any] = schema["$defs"]
     assert all(definition["additionalProperties"] is False for definition in definitions.values())
     assert definitions["Database"]["properties"]["pool_timeout"]["description"].startswith("Seconds to wait")
+
+
+def test_a_gateway_stands_before_services_that_have_routes(tmp_path: Path) -> None:
+    assert set(loaded(tmp_path).services.gateway.behind) == {"router", "runner", "llm", "storage"}
+    assert loaded(tmp_path, AGENTMESH_SERVICES__GATEWAY__BEHIND="llm, storage").services.gateway.behind == (
+        "llm",
+        "storage",
+    )
+    [fault] = faults(tmp_path, AGENTMESH_SERVICES__GATEWAY__BEHIND="storage")
+    assert "must hold router or llm" in fault

@@ -1,9 +1,10 @@
-"""`agentmesh serve`: one service in this process."""
+"""`agentmesh serve`: one service in this process, or several as its children."""
 
 import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -16,21 +17,37 @@ _LAST_SECONDS = 5.0
 
 
 @click.command()
-@click.argument("role", type=click.Choice(names.ROLES))
+@click.argument("roles", metavar="ROLE...", nargs=-1, required=True, type=click.Choice(names.ROLES))
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="Configuration file.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder; ./.agentmesh by default.")
 @click.option("--host", help="Address to listen on; 127.0.0.1 by default.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.")
+@click.option("--ports-from", type=click.IntRange(1, 65526), help="With several services: as of `up`.")
+@click.option("--json", "as_json", is_flag=True, help="With several services: one JSON object a line, for scripts.")
 @click.option("--insecure-dev", is_flag=True, help="Listen beyond this machine without TLS and authentication.")
 def serve(
-    role: str,
+    roles: tuple[str, ...],
     config_file: Path | None,
     data_dir: Path | None,
     host: str | None,
     port: int | None,
+    ports_from: int | None,
+    as_json: bool,
     insecure_dev: bool,
 ) -> None:
-    """Run one service: router, runner, llm, storage or gateway."""
+    """Run services: router, runner, llm, storage, gateway.
+
+    One runs in this process. Several are its children, as with `up`: started again when they die, drained at Ctrl-C.
+    A gateway beside an llm-proxy without a router serves models only.
+    """
+    if len(set(roles)) > 1:
+        if host is not None or port is not None:
+            raise click.UsageError("--host and --port are for one service; use --ports-from or the configuration")
+        _supervise(roles, config_file, data_dir, ports_from, as_json=as_json, insecure_dev=insecure_dev)
+        return
+    if ports_from is not None or as_json:
+        raise click.UsageError("--ports-from and --json are for several services")
+    role = roles[0]
     given = {
         "data_dir": str(data_dir) if data_dir else None,
         f"services.{role}.host": host,
@@ -46,6 +63,28 @@ def serve(
         print(f"error: {role} is not installed: pip install 'agentmesh[{role}]'", file=sys.stderr)
         sys.exit(1)
     found[0].load()(settings)
+
+
+def _supervise(
+    roles: Sequence[str],
+    config_file: Path | None,
+    data_dir: Path | None,
+    ports_from: int | None,
+    *,
+    as_json: bool,
+    insecure_dev: bool,
+) -> None:
+    from agentmesh.cli import up
+    from agentmesh.cli.supervisor import START_ORDER
+
+    overrides = up.overrides_for(ports_from, data_dir, ())
+    if insecure_dev:
+        overrides["insecure_dev"] = True
+    elsewhere = config.load(config_file, overrides=overrides).services.router.address
+    if names.LLM in roles and names.ROUTER not in roles and not elsewhere:
+        overrides["services.gateway.behind"] = names.LLM
+    wanted = [role for role in START_ORDER if role in roles]
+    up.start(config_file, overrides, up.report_json if as_json else up.report, roles=wanted)
 
 
 def _end_with_parent() -> None:

@@ -55,7 +55,7 @@ class Service:
 
 @dataclass
 class Supervisor:
-    """Runs the mesh on this machine: one service of each role, and those in `more`.
+    """Runs the mesh on this machine: one service of each of the `roles`, and those in `more`.
 
     `report` is told of events: ready, restarted, stopped.
     """
@@ -64,12 +64,13 @@ class Supervisor:
     environment: Mapping[str, str]
     report: Report
     more: Sequence[Service] = ()
+    roles: Sequence[str] = START_ORDER
     services: dict[str, Service] = field(default_factory=dict)
     _stopping: bool = False
     _lifeline: int = -1
 
     def __post_init__(self) -> None:
-        for role in START_ORDER:
+        for role in self.roles:
             endpoint = getattr(self.settings.services, role)
             self.services[role] = Service(role, role, endpoint.listen, endpoint.metrics_listen)
         self.services |= {service.name: service for service in self.more}

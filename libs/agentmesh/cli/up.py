@@ -4,14 +4,14 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from agentmesh.cli.supervisor import Supervisor, config_variables, ports_from
-from agentmesh.kit import config, lifecycle
+from agentmesh.cli.supervisor import START_ORDER, Supervisor, config_variables, ports_from
+from agentmesh.kit import config, lifecycle, names
 
 
 @click.command()
@@ -51,11 +51,18 @@ def overrides_for(first_port: int | None, data_dir: Path | None, agents: tuple[P
     return overrides
 
 
-def start(config_file: Path | None, overrides: Mapping[str, object], report: Any, *, reload: bool = False) -> None:
-    """Run the supervisor to its end."""
+def start(
+    config_file: Path | None,
+    overrides: Mapping[str, object],
+    report: Any,
+    *,
+    roles: Sequence[str] = START_ORDER,
+    reload: bool = False,
+) -> None:
+    """Run the supervisor of these roles to its end."""
     settings = config.load(config_file, overrides=overrides)
     environment = {**os.environ, **config_variables(config_file, overrides)}
-    supervisor = Supervisor(settings, environment, report)
+    supervisor = Supervisor(settings, environment, report, roles=roles)
     lifecycle.run_loop(_supervise(supervisor, reload))
 
 
@@ -73,6 +80,12 @@ async def _supervise(supervisor: Supervisor, reload: bool) -> None:
         watcher.cancel()
 
 
+def _first_command(services: Mapping[str, Mapping[str, Any]]) -> str:
+    if names.ROUTER in services:
+        return f"agentmesh run echo hello --address {services[names.ROUTER]['address']}"
+    return f"curl http://{services[names.GATEWAY]['address']}/v1/models" if names.GATEWAY in services else ""
+
+
 def report_json(event: Mapping[str, Any]) -> None:
     """Print an event as a line of JSON."""
     print(json.dumps(event), flush=True)
@@ -84,8 +97,9 @@ def report(event: Mapping[str, Any]) -> None:
         print("agentmesh is up:")
         for role, service in event["services"].items():
             print(f"  {role:8} {service['address']}")
-        router = event["services"]["router"]["address"]
-        print(f"Try: agentmesh run echo hello --address {router}\nStop with Ctrl-C.", flush=True)
+        if try_this := _first_command(event["services"]):
+            print(f"Try: {try_this}")
+        print("Stop with Ctrl-C.", flush=True)
     elif event["event"] == "reloading":
         print(f"{event['service']}: code changed, restarting", file=sys.stderr, flush=True)
     elif event["event"] == "restarted":

@@ -8,6 +8,7 @@ DEFAULT_TENANT: Final = "default"
 # Metadata keys.
 AUTHORIZATION: Final = "authorization"
 TASK_TOKEN: Final = "x-agentmesh-task-token"  # noqa: S105 - the name of a key, not a token
+TENANT: Final = "x-agentmesh-tenant"
 TRACEPARENT: Final = "traceparent"
 RETRY_PUSHBACK: Final = "grpc-retry-pushback-ms"
 STATUS_DETAILS: Final = "grpc-status-details-bin"

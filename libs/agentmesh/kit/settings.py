@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 
 from agentmesh.kit.limit_settings import Limits, Retention
 from agentmesh.kit.setting_types import (
@@ -30,6 +30,7 @@ from agentmesh.kit.setting_types import (
     Seconds,
     Section,
     joined,
+    listed,
 )
 
 ANTHROPIC_URL = "https://api.anthropic.com/v1"
@@ -215,6 +216,19 @@ class GatewayEndpoint(Endpoint):
 
     port: Port = 8000
     metrics_port: Port = 9094
+    behind: Annotated[
+        tuple[Literal["router", "runner", "llm", "storage"], ...],
+        BeforeValidator(listed, json_schema_input_type=str | list[str]),
+    ] = ("router", "runner", "llm", "storage")
+    """The services that it stands before. It serves the routes of router and llm, and is ready when the router is, or
+    the llm-proxy where there is no router."""
+
+    @field_validator("behind")
+    @classmethod
+    def _something_is_served(cls, behind: tuple[str, ...]) -> tuple[str, ...]:
+        if not {"router", "llm"} & set(behind):
+            raise ValueError("must hold router or llm: there are no routes of the others")
+        return behind
 
 
 class Tls(Section):

@@ -69,7 +69,7 @@ async def running(bounds: Bounds | None = None, **security: Any) -> AsyncIterato
                 "security": {"authentication": False, **security},
             }
         )
-        gateway = app.build(settings, stack, bounds)
+        gateway = app.build(settings, Keyring("s"), stack, bounds)
         mesh.done = asyncio.create_task(
             server.serve_until(
                 mesh.stop, gateway.app, listener, bounds=bounds, draining=gateway.draining, drain_timeout_s=5

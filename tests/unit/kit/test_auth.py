@@ -128,3 +128,21 @@ def test_an_empty_secret_is_never_used(tmp_path: Path) -> None:
     except MeshError:
         return
     assert secret
+
+
+def test_only_the_gateway_may_name_the_tenant_of_its_client() -> None:
+    named = {names.TENANT: "acme"}
+    internal = Access.internal(*names.ROLES)
+    gate = authenticator(anonymous=True)
+    for role in (names.GATEWAY, names.ROUTER, names.LLM, names.STORAGE):
+        identity = gate.identify(bearer(KEYRING.role_token(role)) | named, internal)
+        assert identity.tenant == ("acme" if role == names.GATEWAY else "")
+    runner = bearer(KEYRING.role_token(names.RUNNER)) | named
+    with pytest.raises(Unauthenticated):
+        gate.identify(runner, internal)
+    theirs = KEYRING.sign(TaskClaims("other", "task-1", 1, 2.0**40))
+    assert gate.identify(runner | {names.TASK_TOKEN: theirs}, internal).tenant == "other"
+    for outsider in ({}, bearer(KEY), bearer("gateway.00")):
+        with pytest.raises(Unauthenticated):
+            gate.identify(outsider | named, internal)
+    assert gate.identify(named, PUBLIC).tenant == names.DEFAULT_TENANT

@@ -1,0 +1,165 @@
+"""Reads Anthropic's message requests; what can't be honoured and changes the answer is refused, not dropped."""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from agentmesh.api.llm.v1 import llm_service_pb2 as pb
+from agentmesh.kit.errors import InvalidRequest
+from agentmesh_gateway.anthropic_blocks import Block, BlockReader, as_blocks, text_blocks
+from agentmesh_gateway.json_schemas import struct_of
+
+_INT32_MAX = 2**31 - 1
+_MODES = {
+    "auto": pb.ToolChoice.MODE_AUTO,
+    "any": pb.ToolChoice.MODE_REQUIRED,
+    "tool": pb.ToolChoice.MODE_NAMED,
+    "none": pb.ToolChoice.MODE_NONE,
+}
+# Fields that would change the answer or where it is made, with the values that don't.
+_NOT_HONOURED: dict[str, tuple[Any, ...]] = {
+    "top_k": (),
+    "container": (),
+    "mcp_servers": ([],),
+    "context_management": (),
+    "prefill": (),
+    "inference_geo": (),
+    "speed": ("standard",),
+}
+# Fields about accounts, prices and caches; and `thinking`, which allows a model to think up to a budget: the models
+# here think as their servers were told to.
+_PASSED_OVER = frozenset(
+    {"cache_control", "metadata", "service_tier", "thinking", "diagnostics", "user_profile_id", "workspace_id"}
+)
+
+
+class _Given(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Loose(_Given):
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class _Message(_Given):
+    role: Literal["user", "assistant"]
+    content: Annotated[list[Block], BeforeValidator(as_blocks), Field(min_length=1)]
+
+
+class _Tool(_Loose):
+    type: Literal["custom"] | None = None
+    name: str
+    description: str | None = None
+    input_schema: dict[str, JsonValue]
+
+
+class _ToolChoice(_Given):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str = ""
+    disable_parallel_tool_use: bool | None = None
+
+
+class _OutputFormat(_Given):
+    type: Literal["json_schema"]
+    schema_: Annotated[dict[str, JsonValue], Field(alias="schema")]
+
+
+class _OutputConfig(_Given):
+    format: _OutputFormat | None = None
+
+
+class MessagesRequest(_Given):
+    """What is left of a request once `only_honoured` has looked at the fields that aren't."""
+
+    model: Annotated[str, Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1, le=_INT32_MAX)]
+    messages: Annotated[list[_Message], Field(min_length=1)]
+    system: Annotated[list[Block] | None, BeforeValidator(as_blocks)] = None
+    stream: bool | None = None
+    tools: list[_Tool] | None = None
+    tool_choice: _ToolChoice | None = None
+    output_config: _OutputConfig | None = None
+    stop_sequences: list[str] | None = None
+    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class CountTokensRequest(MessagesRequest):
+    """A request of which only the length is asked for."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=_INT32_MAX)] = 1
+
+
+def only_honoured(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return a request without the fields that change nothing; raise InvalidRequest for those that would."""
+    kept: dict[str, Any] = {}
+    violations: list[tuple[str, str]] = []
+    for name, value in tree.items():
+        if name in _NOT_HONOURED:
+            if value is not None and value not in _NOT_HONOURED[name]:
+                violations.append((name, "can't be honoured here: leave it out"))
+        elif name not in _PASSED_OVER:
+            kept[name] = value
+    _refuse(violations)
+    return kept
+
+
+def to_generate(request: MessagesRequest) -> pb.GenerateRequest:
+    """Return the request to the llm-proxy; raise InvalidRequest with Anthropic's names of the fields."""
+    violations: list[tuple[str, str]] = []
+    asked = pb.GenerateRequest(model=request.model, messages=_messages(request, violations))
+    for at, tool in enumerate(request.tools or ()):
+        written = asked.tools.add(name=tool.name, description=tool.description or "")
+        try:
+            written.parameters.CopyFrom(struct_of(tool.input_schema))
+        except ValueError as error:
+            violations.append((f"tools[{at}].input_schema", str(error)))
+    if (choice := request.tool_choice) is not None:
+        asked.tool_choice.CopyFrom(pb.ToolChoice(mode=_MODES[choice.type], name=choice.name))
+        if choice.disable_parallel_tool_use:
+            violations.append(("tool_choice.disable_parallel_tool_use", "can't be honoured here: leave it out"))
+    if request.output_config is not None and request.output_config.format is not None:
+        asked.response_format.strict = True
+        try:
+            asked.response_format.schema.CopyFrom(struct_of(request.output_config.format.schema_))
+        except ValueError as error:
+            violations.append(("output_config.format.schema", str(error)))
+    sampling = asked.sampling
+    sampling.max_output_tokens = request.max_tokens
+    sampling.stop.extend(request.stop_sequences or ())
+    if request.temperature is not None:
+        sampling.temperature = request.temperature
+    if request.top_p is not None:
+        sampling.top_p = request.top_p
+    _refuse(violations)
+    return asked
+
+
+def to_count(request: CountTokensRequest) -> pb.CountTokensRequest:
+    """Return the question how long a request is; tools count as the text of their descriptions."""
+    violations: list[tuple[str, str]] = []
+    asked = pb.CountTokensRequest(model=request.model, messages=_messages(request, violations))
+    if request.tools:
+        described = orjson.dumps([tool.model_dump() for tool in request.tools]).decode()
+        asked.messages.add(role=pb.CHAT_ROLE_SYSTEM).parts.add(text=described)
+    _refuse(violations)
+    return asked
+
+
+def _messages(request: MessagesRequest, violations: list[tuple[str, str]]) -> list[pb.ChatMessage]:
+    written: list[pb.ChatMessage] = []
+    if request.system:
+        orders = pb.ChatMessage(role=pb.CHAT_ROLE_SYSTEM, parts=text_blocks(request.system, "system", violations))
+        written.append(orders)
+    for at, message in enumerate(request.messages):
+        role = pb.CHAT_ROLE_USER if message.role == "user" else pb.CHAT_ROLE_ASSISTANT
+        reader = BlockReader(role, f"messages[{at}].content", violations)
+        written += reader.messages_of(message.content)
+    return written
+
+
+def _refuse(violations: list[tuple[str, str]]) -> None:
+    if violations:
+        field, description = violations[0]
+        raise InvalidRequest(f"{field} {description}", violations=violations)

@@ -1,0 +1,74 @@
+"""The llm-proxy as OpenAI's clients know it."""
+
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Page
+
+from agentmesh.api.llm.v1 import llm_service_pb2 as pb
+from agentmesh_gateway import llm_streams, openai_problems, problems
+from agentmesh_gateway.json_bodies import validated
+from agentmesh_gateway.llm_calls import LlmCalls
+from agentmesh_gateway.openai_answers import Chunks, completion_of
+from agentmesh_gateway.openai_chat import ChatCompletionRequest, only_honoured, to_generate
+from agentmesh_gateway.openai_embeddings import EmbeddingsRequest, embeddings_of, to_embed
+from agentmesh_gateway.upstream import Metadata
+from agentmesh_gateway.vendor_pages import Vendor
+
+CHAT_COMPLETIONS = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+MODELS = "/v1/models"
+MODEL = "/v1/models/{model:path}"
+
+_UNKNOWN_TIME = 0
+OPENAI = Vendor(openai_problems.REQUEST_ID, openai_problems.response_of)
+
+
+class OpenAiApi:
+    """Answers chat completions, embeddings and models; every refusal has OpenAI's shape."""
+
+    def __init__(self, calls: LlmCalls) -> None:
+        self._calls = calls
+
+    def pages(self) -> list[Page]:
+        """Return the routes."""
+        return [
+            OPENAI.page(CHAT_COMPLETIONS, "POST", self._calls, self._chat),
+            OPENAI.page(EMBEDDINGS, "POST", self._calls, self._embed),
+            OPENAI.page(MODELS, "GET", self._calls, self._list_models),
+            OPENAI.page(MODEL, "GET", self._calls, self._get_model),
+        ]
+
+    async def _chat(self, request: Request, metadata: Metadata) -> Response:
+        tree = await self._calls.read_object(request)
+        wanted = validated(ChatCompletionRequest, only_honoured(tree))
+        asked = to_generate(wanted)
+        if wanted.stream:
+            form = Chunks(wanted.model, include_usage=wanted.include_usage)
+            return await llm_streams.respond(self._calls, asked, request, metadata, form)
+        answer = await self._calls.unary("Generate", asked, request, metadata)
+        return _json(completion_of(answer, wanted.model))
+
+    async def _embed(self, request: Request, metadata: Metadata) -> Response:
+        wanted = validated(EmbeddingsRequest, await self._calls.read_object(request))
+        answer = await self._calls.unary("Embed", to_embed(wanted), request, metadata)
+        return _json(embeddings_of(answer, wanted))
+
+    async def _list_models(self, request: Request, metadata: Metadata) -> Response:
+        answer = await self._calls.unary("ListModels", pb.ListModelsRequest(), request, metadata)
+        return _json({"object": "list", "data": [_model(model) for model in answer.models]})
+
+    async def _get_model(self, request: Request, metadata: Metadata) -> Response:
+        asked = pb.GetModelRequest(model=request.path_params["model"])
+        answer = await self._calls.unary("GetModel", asked, request, metadata)
+        return _json(_model(answer.model))
+
+
+def _model(model: pb.Model) -> dict[str, Any]:
+    return {"id": model.id, "object": "model", "created": _UNKNOWN_TIME, "owned_by": model.provider}
+
+
+def _json(value: Any) -> Response:
+    return Response(orjson.dumps(value), media_type=problems.JSON, headers={"cache-control": "no-store"})

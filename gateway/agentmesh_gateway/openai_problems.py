@@ -1,0 +1,69 @@
+"""Errors as OpenAI's clients read them."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from agentmesh.kit.errors import MeshError
+from agentmesh_gateway import llm_problems, problems
+
+REQUEST_ID = "x-request-id"
+
+_CODES: Mapping[str, str] = {
+    "CONTEXT_LENGTH": "context_length_exceeded",
+    "MODEL_NOT_FOUND": "model_not_found",
+    "UNAUTHENTICATED": "invalid_api_key",
+    "INVALID_REQUEST": "invalid_value",
+}
+# The llm-proxy names fields by the contract's paths.
+_NAMES = (
+    (re.compile(r"^sampling\.max_output_tokens$"), "max_tokens"),
+    (re.compile(r"^sampling\."), ""),
+    (re.compile(r"^inputs\b"), "input"),
+    (re.compile(r"\.parts\b"), ".content"),
+    (re.compile(r"^(tools\[\d+\])\.(\w+)"), r"\1.function.\2"),
+    (re.compile(r"^tool_choice\.name$"), "tool_choice.function.name"),
+)
+
+
+def body_of(error: MeshError) -> dict[str, Any]:
+    """Return the object that tells an error."""
+    status = llm_problems.status_of(error)
+    code = "rate_limit_exceeded" if status == 429 else _CODES.get(error.reason, error.reason.lower())
+    return {
+        "error": {
+            "message": llm_problems.text_of(error, _renamed),
+            "type": _type_of(status),
+            "param": _param_of(error),
+            "code": code,
+        }
+    }
+
+
+def response_of(error: MeshError, request_id: str) -> Response:
+    """Write an error as a response."""
+    headers = llm_problems.headers_of(error) | {REQUEST_ID: request_id}
+    return Response(orjson.dumps(body_of(error)), llm_problems.status_of(error), headers, media_type=problems.JSON)
+
+
+def _type_of(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    if status == 403:
+        return "permission_error"
+    return "server_error" if status >= 500 else "invalid_request_error"
+
+
+def _param_of(error: MeshError) -> str | None:
+    if error.violations:
+        return _renamed(error.violations[0][0]) or None
+    return "model" if error.reason == "MODEL_NOT_FOUND" else "messages" if error.reason == "CONTEXT_LENGTH" else None
+
+
+def _renamed(field: str) -> str:
+    for pattern, name in _NAMES:
+        field = pattern.sub(name, field)
+    return field
