@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from agentmesh_gateway.settings import Bounds
-from tests.support.fake_provider import answer_for
+from tests.support.fake_openai import answer_for
 from tests.support.llm_gateway import LlmGateway, data_of, llm_gateway
 
 MESSAGES = "/v1/messages"

@@ -15,7 +15,7 @@ from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names
 from agentmesh.kit.auth import Keyring
 from agentmesh_gateway.settings import Bounds
-from tests.support.fake_provider import answer_for, vector_for
+from tests.support.fake_openai import answer_for, vector_for
 from tests.support.llm_gateway import LlmGateway, data_of, llm_gateway
 
 CHAT = "/v1/chat/completions"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fake_provider import answer_for, vector_for
+from tests.support.fake_openai import answer_for, vector_for
 from tests.support.llm_gateway import LlmGateway, llm_gateway
 from tests.support.needs import missing
 
