@@ -1,5 +1,6 @@
 """The llm-proxy as OpenAI's clients know it."""
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -22,6 +23,7 @@ EMBEDDINGS = "/v1/embeddings"
 MODELS = "/v1/models"
 MODEL = "/v1/models/{model:path}"
 
+_NO_STORE = {"cache-control": "no-store"}
 _UNKNOWN_TIME = 0
 OPENAI = Vendor(openai_problems.REQUEST_ID, openai_problems.response_of)
 
@@ -54,7 +56,9 @@ class OpenAiApi:
     async def _embed(self, request: Request, metadata: Metadata) -> Response:
         wanted = validated(EmbeddingsRequest, await self._calls.read_object(request))
         answer = await self._calls.unary("Embed", to_embed(wanted), request, metadata)
-        return _json(embeddings_of(answer, wanted))
+        # Megabytes of numbers would hold up every stream of the process.
+        written = await asyncio.to_thread(lambda: orjson.dumps(embeddings_of(answer, wanted)))
+        return Response(written, media_type=problems.JSON, headers=_NO_STORE)
 
     async def _list_models(self, request: Request, metadata: Metadata) -> Response:
         answer = await self._calls.unary("ListModels", pb.ListModelsRequest(), request, metadata)
@@ -71,4 +75,4 @@ def _model(model: pb.Model) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type=problems.JSON, headers={"cache-control": "no-store"})
+    return Response(orjson.dumps(value), media_type=problems.JSON, headers=_NO_STORE)

@@ -1,7 +1,7 @@
 """A live gateway before the real llm service, whose provider is a fake one: what HTTP clients of models meet."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,13 +48,13 @@ class LlmGateway:
 
 @asynccontextmanager
 async def llm_gateway(
-    bounds: Bounds | None = None, *, keyring: Keyring | None = None, **security: Any
+    bounds: Bounds | None = None, *, models: Sequence[str] = MODELS, keyring: Keyring | None = None, **security: Any
 ) -> AsyncIterator[LlmGateway]:
     """Run all three; the gateway proves itself with `keyring`, by default with the one that the service expects."""
     bounds = bounds or Bounds()
     async with AsyncExitStack() as stack:
         fake = await stack.enter_async_context(FakeProvider())
-        described = provider(fake.base_url, MODELS, embedding_models=["vectors"])
+        described = provider(fake.base_url, models, embedding_models=["vectors"])
         llm = await stack.enter_async_context(llm_service(described))
         listener = server.bind("127.0.0.1", 0)
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,0 +1,28 @@
+"""An answer that a provider cuts off, wherever, never looks whole to a client, in no vendor's form."""
+
+import pytest
+
+from tests.support.fake_provider import sse_bytes
+from tests.support.llm_gateway import data_of, llm_gateway
+
+HELLO = [{"role": "user", "content": "hello"}]
+STEP = 41
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "marker"), [("/v1/chat/completions", "[DONE]"), ("/v1/messages", '{"type":"message_stop"}')]
+)
+async def test_an_answer_that_is_cut_anywhere_never_looks_whole(path: str, marker: str) -> None:
+    answer = sse_bytes({"model": "cut", "messages": HELLO})
+    whole_at = answer.index(DONE) + len(DONE)
+    places = [*range(0, whole_at, STEP), whole_at - 1, whole_at]
+    async with llm_gateway(models=[f"cut:{place}" for place in places]) as gate:
+        for place in places:
+            asked = {"model": f"cut:{place}", "max_tokens": 100, "messages": HELLO}
+            streamed = await gate.client.post(path, json={**asked, "stream": True})
+            *_, last = data_of(streamed.text) if streamed.status_code == 200 else [streamed.text]
+            assert (marker in streamed.text) == (place == whole_at), place
+            assert ('"error"' in last) == (place < whole_at), place
+            folded = await gate.client.post(path, json=asked)
+            assert folded.status_code == (200 if place == whole_at else 502), place
