@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.fake_provider import sse_bytes
+from tests.support.fake_openai import sse_bytes
 from tests.support.llm_gateway import data_of, llm_gateway
 
 HELLO = [{"role": "user", "content": "hello"}]
