@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 from agentmesh.api.llm.v1 import llm_service_pb2
 from agentmesh.kit import lifecycle, names
 from agentmesh.kit.auth import Access, Keyring
+from agentmesh.kit.model_settings import Provider as ProviderSettings
 from agentmesh.kit.settings import Cache as CacheSettings
-from agentmesh.kit.settings import Provider as ProviderSettings
 from agentmesh.kit.settings import Settings
 from agentmesh_llm.adapters.memory_cache import MemoryCache
 from agentmesh_llm.caching import AnswerCache

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from agentmesh.kit.settings import Llm
+from agentmesh.kit.model_settings import Llm
 
 
 @dataclass(frozen=True, slots=True)

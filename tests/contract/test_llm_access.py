@@ -14,8 +14,8 @@ from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import names
 from agentmesh.kit.errors import InvalidRequest, NotFound
+from agentmesh.kit.model_settings import Provider
 from agentmesh.kit.rpc_client import bearer
-from agentmesh.kit.settings import Provider
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import PROMPT, LlmCaller, ask, llm_service, provider
 

@@ -9,7 +9,7 @@ import pytest
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit.errors import InvalidRequest, NotFound, ResourceExhausted, Unavailable
-from agentmesh.kit.settings import Llm, ModelAlias, Provider
+from agentmesh.kit.model_settings import Llm, ModelAlias, Provider
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider, text_of
 

@@ -15,8 +15,9 @@ from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import names
 from agentmesh.kit.auth import Keyring, TaskClaims
 from agentmesh.kit.errors import MeshError, from_rpc_error
+from agentmesh.kit.model_settings import Llm, Provider, ProviderPool
 from agentmesh.kit.rpc_client import bearer, open_channel
-from agentmesh.kit.settings import Llm, Provider, ProviderPool, Settings
+from agentmesh.kit.settings import Settings
 from agentmesh_llm.app import build
 from tests.support.serving import serving
 

@@ -11,7 +11,8 @@ from agentmesh.client import AsyncClient
 from agentmesh.kit import names, rpc_client
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.folder_lock import FolderLock
-from agentmesh.kit.settings import Provider, Settings
+from agentmesh.kit.model_settings import Provider
+from agentmesh.kit.settings import Settings
 
 _TIMEOUT_S = 3.0
 _SLOW_MS = 250.0

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from agentmesh.kit.errors import InvalidRequest
-from agentmesh.kit.settings import Provider as ProviderSettings
+from agentmesh.kit.model_settings import Provider as ProviderSettings
 from agentmesh_llm.adapters import anthropic_wire
 from agentmesh_llm.adapters.anthropic_wire import EventReader
 from agentmesh_llm.adapters.http_provider import ProviderHttp

@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 
 from agentmesh.kit.errors import MeshError
-from agentmesh.kit.settings import ProviderPool
+from agentmesh.kit.model_settings import ProviderPool
 from agentmesh_llm.adapters import provider_errors as errors
 from agentmesh_llm.adapters.sse import SseParser
 from agentmesh_llm.domain import Delta

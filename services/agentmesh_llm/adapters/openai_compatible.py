@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from agentmesh.kit.settings import Provider as ProviderSettings
+from agentmesh.kit.model_settings import Provider as ProviderSettings
 from agentmesh_llm.adapters import openai_wire
 from agentmesh_llm.adapters import provider_errors as errors
 from agentmesh_llm.adapters.http_provider import ProviderHttp

@@ -1,0 +1,129 @@
+"""Say which models there are, where they run and how they are reached."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+
+from agentmesh.kit.setting_types import Credential, Name, Names, ProviderUrl, Seconds, Section
+
+ANTHROPIC_URL = "https://api.anthropic.com/v1"
+OFFLINE_MODEL = "offline"
+OFFLINE_EMBEDDING_MODEL = "offline-embedding"
+
+
+class ProviderPool(Section):
+    """One provider's HTTP connections and their deadlines."""
+
+    connections: Annotated[int, Field(ge=1, le=10_000)] = 100
+    per_host: Annotated[int, Field(ge=1, le=10_000)] = 20
+    dns_ttl_s: Seconds = 300
+    keep_alive_s: Seconds = 30
+    connect_timeout_s: Seconds = 10
+    total_timeout_s: Seconds = 600
+    """For a call that is not a stream: long answers take minutes."""
+    idle_timeout_s: Seconds = 60
+    """For a stream: the longest silence between two chunks."""
+
+
+class Provider(Section):
+    """A server that answers model calls, and the models it is asked for."""
+
+    name: Name
+    kind: Literal["openai_compatible", "anthropic", "offline"] = "openai_compatible"
+    base_url: ProviderUrl | None = None
+    """Up to and with the version, as in `http://127.0.0.1:11434/v1`; by default Anthropic's own for kind anthropic."""
+    api_key: Credential | None = None
+    models: Names = ()
+    embedding_models: Names = ()
+    embedding_batch: Annotated[int, Field(ge=1, le=2048)] = 256
+    """Texts in one call for embeddings, at most."""
+    pool: ProviderPool = ProviderPool()
+
+    @field_validator("base_url")
+    @classmethod
+    def _a_server_has_an_address(cls, base_url: str | None, info: ValidationInfo) -> str | None:
+        kind = info.data.get("kind")
+        if kind == "openai_compatible" and base_url is None:
+            raise ValueError("is needed for kind openai_compatible")
+        return ANTHROPIC_URL if kind == "anthropic" and base_url is None else base_url
+
+    @field_validator("embedding_models")
+    @classmethod
+    def _some_model_is_named(cls, models: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not models and not info.data.get("models", True):
+            raise ValueError("models or embedding_models must name at least one model")
+        if models and info.data.get("kind") == "anthropic":
+            raise ValueError("must be empty for kind anthropic, which makes no embeddings")
+        return models
+
+
+class ModelAlias(Section):
+    """A name of your own for models at one or several providers, which share the calls."""
+
+    name: Name
+    models: Annotated[Names, Field(min_length=1)]
+    """Ids of models, PROVIDER/MODEL or as `agentmesh models` lists them; the least loaded that works is asked."""
+    fallbacks: Names = ()
+    """Asked in turn where none of `models` can be."""
+
+
+OFFLINE_PROVIDER = Provider(
+    name="offline", kind="offline", models=(OFFLINE_MODEL,), embedding_models=(OFFLINE_EMBEDDING_MODEL,)
+)
+
+
+def _with_offline(providers: tuple[Provider, ...]) -> tuple[Provider, ...]:
+    if not any(provider.kind == "offline" for provider in providers):
+        providers = (*providers, OFFLINE_PROVIDER)
+    names = [provider.name for provider in providers]
+    if len(set(names)) < len(names):
+        raise ValueError("each provider needs a name of its own; `offline` belongs to kind offline")
+    return providers
+
+
+def _first_model(data: dict[str, Any]) -> str:
+    return next((model for provider in data.get("providers", ()) for model in provider.models), OFFLINE_MODEL)
+
+
+class Llm(Section):
+    """The providers in order of preference; one of kind offline is always there, last unless placed."""
+
+    providers: Annotated[tuple[Provider, ...], AfterValidator(_with_offline)] = ()
+    aliases: tuple[ModelAlias, ...] = ()
+    """Names that stand for models; such a name may be that of a model, which it then hides."""
+    default_model: str = Field(default_factory=_first_model)
+    """By default the first model of the first provider that has one."""
+    join_grace_s: Seconds = 60
+    """How long a keyed call goes on after its caller is lost, so that the next attempt can join it."""
+    join_max_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 1_048_576
+    """Bytes kept of one such call."""
+
+    @field_validator("aliases")
+    @classmethod
+    def _what_an_alias_stands_for_is_served(
+        cls, aliases: tuple[ModelAlias, ...], info: ValidationInfo
+    ) -> tuple[ModelAlias, ...]:
+        kinds = {}
+        for provider in info.data.get("providers", ()):
+            for models, kind in ((provider.models, "answers"), (provider.embedding_models, "vectors")):
+                for model in models:
+                    kinds[f"{provider.name}/{model}"] = kind
+                    kinds.setdefault(model, kind)
+        for alias in aliases:
+            for model in (*alias.models, *alias.fallbacks):
+                if kinds and model not in kinds:
+                    raise ValueError(f"{alias.name} stands for {model}, which is in no provider's models")
+            if len({kinds.get(model) for model in (*alias.models, *alias.fallbacks)}) > 1:
+                raise ValueError(f"{alias.name} stands for models of which some make vectors and some don't")
+        if len({alias.name for alias in aliases}) < len(aliases):
+            raise ValueError("names one twice")
+        return aliases
+
+    @field_validator("default_model")
+    @classmethod
+    def _default_model_is_served(cls, model: str, info: ValidationInfo) -> str:
+        known = [model for provider in info.data.get("providers", ()) for model in provider.models]
+        known += [alias.name for alias in info.data.get("aliases", ())]
+        if known and model not in known:
+            raise ValueError(f"is in no provider's models; known: {', '.join(known)}")
+        return model
