@@ -8,13 +8,17 @@ GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "models.md"
 
 
 def test_the_guide_shows_settings_that_are_valid(tmp_path: Path) -> None:
-    (example,) = [block.code for block in blocks_of(GUIDE) if block.language == "yaml"]
-    lines = "".join(f"  {line}\n" for line in example.splitlines())
-    file = tmp_path / "development.yaml"
-    file.write_text(f"environment: development\ndevelopment:\n{lines}", encoding="utf-8")
-    llm = config.load(file, environ={"ANTHROPIC_API_KEY": "key"}).llm
-    assert [provider.kind for provider in llm.providers] == ["anthropic", "openai_compatible", "offline"]
-    assert llm.default_model == "claude-sonnet-5-5"
+    loaded = []
+    for block in (block for block in blocks_of(GUIDE) if block.language == "yaml"):
+        lines = "".join(f"  {line}\n" for line in block.code.splitlines())
+        file = tmp_path / "development.yaml"
+        file.write_text(f"environment: development\ndevelopment:\n{lines}", encoding="utf-8")
+        keys = {"ANTHROPIC_API_KEY": "key", "OPENAI_API_KEY": "key", "SECOND_KEY": "key"}
+        loaded.append(config.load(file, environ=keys).llm)
+    providers, aliases = loaded
+    assert [provider.kind for provider in providers.providers] == ["anthropic", "openai_compatible", "offline"]
+    assert providers.default_model == "claude-sonnet-5-5"
+    assert aliases.default_model == "quick"
 
 
 def test_the_guide_says_what_the_environment_brings(tmp_path: Path) -> None:
