@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Page
 
-from agentmesh_gateway import anthropic_problems, llm_streams, problems
+from agentmesh_gateway import anthropic_problems, cache_control, llm_streams, problems
 from agentmesh_gateway.anthropic_events import Events, message_of
 from agentmesh_gateway.anthropic_messages import (
     CountTokensRequest,
@@ -42,11 +42,13 @@ class AnthropicApi:
         tree = await self._calls.read_object(request)
         wanted = validated(MessagesRequest, only_honoured(tree))
         asked = to_generate(wanted)
+        cache_control.obey(request, asked.cache)
         if wanted.stream:
             form = Events(wanted.model, request_id_of(request))
             return await llm_streams.respond(self._calls, asked, request, metadata, form)
         answer = await self._calls.unary("Generate", asked, request, metadata)
-        return Response(orjson.dumps(message_of(answer, wanted.model)), 200, _NO_STORE, media_type=problems.JSON)
+        headers = {**_NO_STORE, **cache_control.outcome_header(answer.cache)}
+        return Response(orjson.dumps(message_of(answer, wanted.model)), 200, headers, media_type=problems.JSON)
 
     async def _count(self, request: Request, metadata: Metadata) -> Response:
         tree = await self._calls.read_object(request)

@@ -1,6 +1,8 @@
 """The llm-proxy as OpenAI's clients know it."""
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -9,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route as Page
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
-from agentmesh_gateway import llm_streams, openai_problems, problems
+from agentmesh_gateway import cache_control, llm_streams, openai_problems, problems
 from agentmesh_gateway.json_bodies import validated
 from agentmesh_gateway.llm_calls import LlmCalls
 from agentmesh_gateway.openai_answers import Chunks, completion_of
@@ -47,15 +49,18 @@ class OpenAiApi:
         tree = await self._calls.read_object(request)
         wanted = validated(ChatCompletionRequest, only_honoured(tree))
         asked = to_generate(wanted)
+        cache_control.obey(request, asked.cache)
         if wanted.stream:
             form = Chunks(wanted.model, include_usage=wanted.include_usage)
             return await llm_streams.respond(self._calls, asked, request, metadata, form)
         answer = await self._calls.unary("Generate", asked, request, metadata)
-        return _json(completion_of(answer, wanted.model))
+        return _json(completion_of(answer, wanted.model), cache_control.outcome_header(answer.cache))
 
     async def _embed(self, request: Request, metadata: Metadata) -> Response:
         wanted = validated(EmbeddingsRequest, await self._calls.read_object(request))
-        answer = await self._calls.unary("Embed", to_embed(wanted), request, metadata)
+        asked = to_embed(wanted)
+        cache_control.obey(request, asked.cache)
+        answer = await self._calls.unary("Embed", asked, request, metadata)
         # Megabytes of numbers would hold up every stream of the process.
         written = await asyncio.to_thread(lambda: orjson.dumps(embeddings_of(answer, wanted)))
         return Response(written, media_type=problems.JSON, headers=_NO_STORE)
@@ -74,5 +79,5 @@ def _model(model: pb.Model) -> dict[str, Any]:
     return {"id": model.id, "object": "model", "created": _UNKNOWN_TIME, "owned_by": model.provider}
 
 
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type=problems.JSON, headers=_NO_STORE)
+def _json(value: Any, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
+    return Response(orjson.dumps(value), media_type=problems.JSON, headers={**_NO_STORE, **headers})
