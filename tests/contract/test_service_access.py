@@ -86,7 +86,7 @@ async def running(role: str, folder: Path, *, authentication: bool = False) -> A
         built = await BUILDS[role](settings, KEYRING, stack)
         server = build_server(lifecycle.authenticator_of(settings, KEYRING), built.services)
         health = Health([descriptor.full_name for descriptor, _, _ in built.services], {})
-        health.add_to(server)
+        await health.add_to(server)
         await health.refresh()
         address = f"127.0.0.1:{listen(server, '127.0.0.1:0')}"
         await server.start()

@@ -36,8 +36,10 @@ class Health:
         self._draining = False
         self._serving: bool | None = None
 
-    def add_to(self, server: grpc.aio.Server) -> None:
+    async def add_to(self, server: grpc.aio.Server) -> None:
         """Serve the health protocol on a server."""
+        # Until the checks were asked. Left alone, gRPC's servicer says SERVING.
+        await self._say(False, ["starting"])
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     @property

@@ -35,7 +35,7 @@ class Running:
         """Serve the router, on the port that it had before."""
         self.router = build_server(Authenticator(Keyring("s"), anonymous=True), services_of(self.tasks, self.artifacts))
         health = Health([], {})
-        health.add_to(self.router)
+        await health.add_to(self.router)
         await health.refresh()
         self.router_port = listen(self.router, f"127.0.0.1:{self.router_port}")
         await self.router.start()

@@ -30,7 +30,7 @@ async def test_a_process_serves_only_while_every_dependency_is_there() -> None:
     database, other = Dependency(), Dependency()
     health = Health(["a.B"], {"database": database, "other": other}, interval_s=0.01)
     server = build_server(Authenticator(Keyring("s"), anonymous=False), [])
-    health.add_to(server)
+    await health.add_to(server)
     address = f"127.0.0.1:{listen(server, '127.0.0.1:0')}"
     await server.start()
     async with open_channel(address) as channel:
@@ -40,6 +40,7 @@ async def test_a_process_serves_only_while_every_dependency_is_there() -> None:
             answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
             return int(answer.status)
 
+        assert [await status(), await status("a.B")] == [NOT_SERVING, NOT_SERVING]  # nobody was asked yet
         for answer in (False, RuntimeError("gone")):
             database.answer = answer
             await health.refresh()
