@@ -46,6 +46,7 @@ async def stream(ways: Ways, question: Question) -> AsyncGenerator[Sequence[Delt
     tried: list[Deployment] = []
     last: MeshError | None = None
     while (one := ways.next(tried)) is not None:
+        _note(tried, last)
         tried.append(one)
         said = False
         try:
@@ -58,7 +59,6 @@ async def stream(ways: Ways, question: Question) -> AsyncGenerator[Sequence[Delt
             if said:
                 raise
             last = error
-            _note(one, error)
     raise last or ways.refusal()
 
 
@@ -67,6 +67,7 @@ async def embed(ways: Ways, question: EmbedQuestion, timeout_s: float) -> Vector
     tried: list[Deployment] = []
     last: MeshError | None = None
     while (one := ways.next(tried)) is not None:
+        _note(tried, last)
         tried.append(one)
         one.begin()
         error: BaseException | None = None
@@ -78,7 +79,6 @@ async def embed(ways: Ways, question: EmbedQuestion, timeout_s: float) -> Vector
             return vectors
         except _ELSEWHERE as failed:
             error = last = failed
-            _note(one, failed)
         except BaseException as failed:
             error = failed
             raise
@@ -120,9 +120,12 @@ async def _from(one: Deployment, question: Question) -> AsyncGenerator[Sequence[
         count(one, error, usage or Usage())
 
 
-def _note(one: Deployment, error: MeshError) -> None:
-    _fallbacks.labels(one.offer.name, one.model).inc()
-    log.info("asking_elsewhere", provider=one.offer.name, model=one.model, reason=error.reason)
+def _note(tried: Sequence[Deployment], error: MeshError | None) -> None:
+    """Note that another place is asked, if there was one before."""
+    if error is not None:
+        left = tried[-1]
+        _fallbacks.labels(left.offer.name, left.model).inc()
+        log.info("asking_elsewhere", provider=left.offer.name, model=left.model, reason=error.reason)
 
 
 def count(one: Deployment, error: BaseException | None, usage: Usage) -> None:

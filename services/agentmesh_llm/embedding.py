@@ -23,7 +23,7 @@ _MAX_QUEUED = 10_000
 _MAX_KEYS = 1024
 _MAX_BYTES = 512 * 1024  # of texts in one call: some providers bound its tokens
 
-_inputs = telemetry.counter(names.LLM_BATCH_INPUTS, "Texts that were sent to be embedded", ("model",))
+_inputs = telemetry.counter(names.LLM_BATCH_INPUTS_TOTAL, "Texts that were sent to be embedded", ("model",))
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ MAY_CALL = {
     "agentmesh.api.storage.v1.ArtifactService": {names.ROUTER, names.RUNNER},
 }
 Metadata = tuple[tuple[str, str], ...]
+_TRIES = 3
 
 
 @dataclass
@@ -55,6 +56,14 @@ class Service:
 
     async def refusal(self, method: MethodDescriptor, metadata: Metadata) -> grpc.StatusCode:
         """Call a method and return the code of its answer; OK if it answers or goes on."""
+        for _ in range(_TRIES):
+            code = await self._refusal(method, metadata)
+            # gRPC's client itself says so when its write meets a stream that the answer has ended.
+            if code is not grpc.StatusCode.INTERNAL:
+                break
+        return code
+
+    async def _refusal(self, method: MethodDescriptor, metadata: Metadata) -> grpc.StatusCode:
         path = f"/{method.containing_service.full_name}/{method.name}"
         many = iter([b""]) if method.client_streaming else b""
         sides = ("unary", "stream")
