@@ -3,12 +3,13 @@
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
-from agentmesh.kit.errors import InvalidRequest
+from agentmesh_gateway import vendor_fields
 from agentmesh_gateway.anthropic_blocks import Block, BlockReader, as_blocks, text_blocks
 from agentmesh_gateway.json_schemas import struct_of
+from agentmesh_gateway.vendor_fields import Given, Loose, refuse
 
 _INT32_MAX = 2**31 - 1
 _MODES = {
@@ -34,42 +35,34 @@ _PASSED_OVER = frozenset(
 )
 
 
-class _Given(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class _Loose(_Given):
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-
-class _Message(_Given):
+class _Message(Given):
     role: Literal["user", "assistant"]
     content: Annotated[list[Block], BeforeValidator(as_blocks), Field(min_length=1)]
 
 
-class _Tool(_Loose):
+class _Tool(Loose):
     type: Literal["custom"] | None = None
     name: str
     description: str | None = None
     input_schema: dict[str, JsonValue]
 
 
-class _ToolChoice(_Given):
+class _ToolChoice(Given):
     type: Literal["auto", "any", "tool", "none"]
     name: str = ""
     disable_parallel_tool_use: bool | None = None
 
 
-class _OutputFormat(_Given):
+class _OutputFormat(Given):
     type: Literal["json_schema"]
     schema_: Annotated[dict[str, JsonValue], Field(alias="schema")]
 
 
-class _OutputConfig(_Given):
+class _OutputConfig(Given):
     format: _OutputFormat | None = None
 
 
-class MessagesRequest(_Given):
+class MessagesRequest(Given):
     """What is left of a request once `only_honoured` has looked at the fields that aren't."""
 
     model: Annotated[str, Field(min_length=1)]
@@ -92,17 +85,8 @@ class CountTokensRequest(MessagesRequest):
 
 
 def only_honoured(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return a request without the fields that change nothing; raise InvalidRequest for those that would."""
-    kept: dict[str, Any] = {}
-    violations: list[tuple[str, str]] = []
-    for name, value in tree.items():
-        if name in _NOT_HONOURED:
-            if value is not None and value not in _NOT_HONOURED[name]:
-                violations.append((name, "can't be honoured here: leave it out"))
-        elif name not in _PASSED_OVER:
-            kept[name] = value
-    _refuse(violations)
-    return kept
+    """See vendor_fields.only_honoured."""
+    return vendor_fields.only_honoured(tree, _NOT_HONOURED, _PASSED_OVER)
 
 
 def to_generate(request: MessagesRequest) -> pb.GenerateRequest:
@@ -132,7 +116,7 @@ def to_generate(request: MessagesRequest) -> pb.GenerateRequest:
         sampling.temperature = request.temperature
     if request.top_p is not None:
         sampling.top_p = request.top_p
-    _refuse(violations)
+    refuse(violations)
     return asked
 
 
@@ -143,7 +127,7 @@ def to_count(request: CountTokensRequest) -> pb.CountTokensRequest:
     if request.tools:
         described = orjson.dumps([tool.model_dump() for tool in request.tools]).decode()
         asked.messages.add(role=pb.CHAT_ROLE_SYSTEM).parts.add(text=described)
-    _refuse(violations)
+    refuse(violations)
     return asked
 
 
@@ -157,9 +141,3 @@ def _messages(request: MessagesRequest, violations: list[tuple[str, str]]) -> li
         reader = BlockReader(role, f"messages[{at}].content", violations)
         written += reader.messages_of(message.content)
     return written
-
-
-def _refuse(violations: list[tuple[str, str]]) -> None:
-    if violations:
-        field, description = violations[0]
-        raise InvalidRequest(f"{field} {description}", violations=violations)

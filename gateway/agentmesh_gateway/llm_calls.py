@@ -1,6 +1,5 @@
 """Calls to the llm-proxy for clients of the HTTP interfaces that other vendors made."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
@@ -88,34 +87,3 @@ def _ours(error: errors.MeshError) -> errors.MeshError:
         telemetry.logger(__name__).error("llm_proxy_refuses_gateway", reason=error.reason)
         return errors.Internal("the gateway is not set up to ask for models", reason="GATEWAY_CREDENTIAL")
     return error
-
-
-async def first_of(
-    batches: AsyncGenerator[Sequence[pb.Delta], None], wait_s: float
-) -> "asyncio.Task[Sequence[pb.Delta] | None]":
-    """Return the task that waits for the first batch, at the latest after `wait_s`; raise what the call ended with."""
-    pending = asyncio.create_task(next_of(batches))
-    try:
-        await asyncio.wait({pending}, timeout=wait_s)
-        if pending.done():
-            pending.result()
-    except BaseException:
-        await close(pending, batches)
-        raise
-    return pending
-
-
-async def next_of(batches: AsyncGenerator[Sequence[pb.Delta], None]) -> Sequence[pb.Delta] | None:
-    """Return the next batch; None after the last."""
-    return await anext(batches, None)
-
-
-async def close(
-    pending: "asyncio.Task[Sequence[pb.Delta] | None]", batches: AsyncGenerator[Sequence[pb.Delta], None]
-) -> None:
-    """End a call, whatever it is doing."""
-    pending.cancel()
-    await asyncio.wait({pending})
-    if not pending.cancelled():
-        pending.exception()  # marks it as seen
-    await batches.aclose()

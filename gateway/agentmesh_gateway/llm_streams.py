@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit.errors import MeshError
-from agentmesh_gateway import llm_calls, metrics
+from agentmesh_gateway import metrics, streaming
 from agentmesh_gateway.llm_calls import LlmCalls
 from agentmesh_gateway.sse import EVENT_STREAM
 from agentmesh_gateway.streaming import Streamed, while_connected
@@ -45,7 +45,7 @@ async def respond(
     An answer that breaks off has an error where its end should be.
     """
     batches = calls.deltas(asked, request, metadata)
-    first = llm_calls.first_of(batches, calls.bounds.first_delta_s)
+    first = streaming.first_of(batches, calls.bounds.first_delta_s)
     pending = await while_connected(request.receive, first)
     headers = {"content-type": EVENT_STREAM, "cache-control": "no-store", "x-accel-buffering": "no"}
     pieces = _written(pending, batches, form, calls.bounds.heartbeat_s)
@@ -75,7 +75,7 @@ async def _written(
                 return
             if written:
                 yield written
-            pending = asyncio.create_task(llm_calls.next_of(batches))
+            pending = asyncio.create_task(streaming.next_of(batches))
     finally:
         metrics.open_streams.dec()
-        await llm_calls.close(pending, batches)
+        await streaming.close(pending, batches)

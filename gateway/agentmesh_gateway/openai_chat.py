@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
-from agentmesh.kit.errors import InvalidRequest
-from agentmesh_gateway import media_parts
+from agentmesh_gateway import media_parts, vendor_fields
 from agentmesh_gateway.json_schemas import struct_of
+from agentmesh_gateway.vendor_fields import Given, Loose, refuse
 
 _INT32_MAX = 2**31 - 1
 _INT64 = {"ge": -(2**63), "lt": 2**63}
@@ -55,18 +55,6 @@ _PASSED_OVER = frozenset(
 )
 
 
-class _Given(BaseModel):
-    """Untrusted JSON, read strictly: no text for a number, no number for text."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class _Loose(_Given):
-    """Where vendors add fields that change nothing here."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -79,22 +67,22 @@ def _as_choice(value: Any) -> Any:
     return {"type": value} if isinstance(value, str) else value
 
 
-class _ImageUrl(_Loose):
+class _ImageUrl(Loose):
     url: str
 
 
-class _InputAudio(_Given):
+class _InputAudio(Given):
     data: str
     format: Literal["wav", "mp3"]
 
 
-class _File(_Given):
+class _File(Given):
     file_data: str | None = None
     filename: str = ""
     file_id: str | None = None
 
 
-class _Part(_Loose):
+class _Part(Loose):
     type: Literal["text", "refusal", "image_url", "input_audio", "file"]
     text: str | None = None
     refusal: str | None = None
@@ -103,18 +91,18 @@ class _Part(_Loose):
     file: _File | None = None
 
 
-class _Function(_Loose):
+class _Function(Loose):
     name: str
     arguments: str
 
 
-class _ToolCall(_Loose):
+class _ToolCall(Loose):
     id: str
     type: Literal["function"] = "function"
     function: _Function
 
 
-class _Message(_Loose):
+class _Message(Loose):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[list[_Part] | None, BeforeValidator(_as_parts)] = None
     refusal: str | None = None
@@ -122,43 +110,43 @@ class _Message(_Loose):
     tool_call_id: str = ""
 
 
-class _ToolFunction(_Loose):
+class _ToolFunction(Loose):
     name: str
     description: str | None = None
     parameters: dict[str, JsonValue] | None = None
 
 
-class _Tool(_Given):
+class _Tool(Given):
     type: Literal["function"]
     function: _ToolFunction
 
 
-class _Named(_Given):
+class _Named(Given):
     name: str
 
 
-class _ToolChoice(_Given):
+class _ToolChoice(Given):
     type: Literal["auto", "none", "required", "function"]
     function: _Named | None = None
 
 
-class _JsonSchema(_Loose):
+class _JsonSchema(Loose):
     name: str
     schema_: dict[str, JsonValue] | None = Field(None, alias="schema")
     strict: bool | None = None
 
 
-class _ResponseFormat(_Given):
+class _ResponseFormat(Given):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: _JsonSchema | None = None
 
 
-class _StreamOptions(_Loose):
+class _StreamOptions(Loose):
     include_usage: bool | None = None
 
 
-class ChatCompletionRequest(_Given):
-    """What is left of a request once `chat_completion_request` has looked at the fields that aren't honoured."""
+class ChatCompletionRequest(Given):
+    """What is left of a request once `only_honoured` has looked at the fields that aren't honoured."""
 
     model: Annotated[str, Field(min_length=1)]
     messages: Annotated[list[_Message], Field(min_length=1)]
@@ -182,17 +170,8 @@ class ChatCompletionRequest(_Given):
 
 
 def only_honoured(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return a request without the fields that change nothing; raise InvalidRequest for those that would."""
-    kept: dict[str, Any] = {}
-    violations: list[tuple[str, str]] = []
-    for name, value in tree.items():
-        if name in _NOT_HONOURED:
-            if value is not None and value not in _NOT_HONOURED[name]:
-                violations.append((name, "can't be honoured here: leave it out"))
-        elif name not in _PASSED_OVER:
-            kept[name] = value
-    _refuse(violations)
-    return kept
+    """See vendor_fields.only_honoured."""
+    return vendor_fields.only_honoured(tree, _NOT_HONOURED, _PASSED_OVER)
 
 
 def to_generate(request: ChatCompletionRequest) -> pb.GenerateRequest:
@@ -215,7 +194,7 @@ def to_generate(request: ChatCompletionRequest) -> pb.GenerateRequest:
     if (wanted := request.response_format) is not None and wanted.type != "text":
         asked.response_format.CopyFrom(_response_format(wanted, violations))
     _set_sampling(asked.sampling, request)
-    _refuse(violations)
+    refuse(violations)
     return asked
 
 
@@ -290,9 +269,3 @@ def _set_sampling(sampling: pb.Sampling, request: ChatCompletionRequest) -> None
         value = getattr(request, name)
         if value is not None:
             setattr(sampling, name, value)
-
-
-def _refuse(violations: list[tuple[str, str]]) -> None:
-    if violations:
-        field, description = violations[0]
-        raise InvalidRequest(f"{field} {description}", violations=violations)

@@ -1,13 +1,12 @@
 """Reads OpenAI's embedding requests and writes the vectors, as numbers or as base64 of 32-bit floats."""
 
-import array
 import base64
-import sys
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
+from agentmesh.kit.floats import packed
 
 _MAX_DIMENSIONS = 65_536
 
@@ -56,7 +55,4 @@ def _numbers(embedding: pb.Embedding) -> list[float]:
 
 
 def _base64(embedding: pb.Embedding) -> str:
-    values = array.array("f", embedding.values)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return base64.b64encode(values.tobytes()).decode()
+    return base64.b64encode(packed(embedding.values)).decode()

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agentmesh.kit.errors import MeshError
-from agentmesh_gateway import metrics, problems
+from agentmesh_gateway import metrics, problems, streaming
 from agentmesh_gateway.settings import Bounds
 from agentmesh_gateway.streaming import Streamed
 from agentmesh_gateway.task_events import Said, TaskEvents
@@ -93,14 +93,9 @@ async def respond(events: TaskEvents, form: Form, bounds: Bounds, draining: asyn
     everything already, which also keeps a browser from asking again and again.
     """
     batches = events.batches()
-    pending = asyncio.create_task(_next(batches))
-    try:
-        done, _ = await asyncio.wait({pending}, timeout=bounds.first_event_s)
-        if done and pending.result() is None:
-            return Response(status_code=204)
-    except BaseException:
-        await _close(pending, batches)
-        raise
+    pending = await streaming.first_of(batches, bounds.first_event_s)
+    if pending.done() and pending.result() is None:
+        return Response(status_code=204)
     events.started = True
     headers = {"content-type": form.media_type, "cache-control": "no-store", "x-accel-buffering": "no"}
     return Streamed(_written(pending, batches, form, bounds, draining), headers=headers)
@@ -129,7 +124,7 @@ async def _written(
                 if batch is None:
                     return
                 yield b"".join([form.event(said) for said in batch])
-                pending = asyncio.create_task(_next(batches))
+                pending = asyncio.create_task(streaming.next_of(batches))
             elif stopping.done():
                 return
             elif form.heartbeat:
@@ -137,19 +132,7 @@ async def _written(
     finally:
         metrics.open_streams.dec()
         stopping.cancel()
-        await _close(pending, batches)
-
-
-async def _close(pending: "asyncio.Task[Sequence[Said] | None]", batches: AsyncGenerator[Sequence[Said], None]) -> None:
-    pending.cancel()
-    await asyncio.wait({pending})
-    if not pending.cancelled():
-        pending.exception()  # marks it as seen
-    await batches.aclose()
-
-
-async def _next(batches: AsyncGenerator[Sequence[Said], None]) -> Sequence[Said] | None:
-    return await anext(batches, None)
+        await streaming.close(pending, batches)
 
 
 def _json_of(said: Said) -> bytes:

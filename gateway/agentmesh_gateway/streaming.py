@@ -79,3 +79,30 @@ async def left(receive: Receive) -> None:
     """Wait until the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def first_of(batches: AsyncGenerator[_T, None], wait_s: float) -> "asyncio.Task[_T | None]":
+    """Return the task that waits for the first batch, at the latest after `wait_s`; raise what was raised instead."""
+    pending = asyncio.create_task(next_of(batches))
+    try:
+        await asyncio.wait({pending}, timeout=wait_s)
+        if pending.done():
+            pending.result()
+    except BaseException:
+        await close(pending, batches)
+        raise
+    return pending
+
+
+async def next_of(batches: AsyncGenerator[_T, None]) -> _T | None:
+    """Return the next batch; None after the last."""
+    return await anext(batches, None)
+
+
+async def close(pending: "asyncio.Task[_T | None]", batches: AsyncGenerator[_T, None]) -> None:
+    """End what makes the batches, whatever it is doing."""
+    pending.cancel()
+    await asyncio.wait({pending})
+    if not pending.cancelled():
+        pending.exception()  # marks it as seen
+    await batches.aclose()

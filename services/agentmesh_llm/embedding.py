@@ -1,14 +1,13 @@
 """Turns many small requests for vectors into few large ones at the provider, and asks for no text twice."""
 
-import array
 import asyncio
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.batching import Batcher, KeyedBatcher, QueueFull
 from agentmesh.kit.errors import InvalidRequest, ResourceExhausted
+from agentmesh.kit.floats import packed, unpacked
 from agentmesh_llm import counting, dispatch
 from agentmesh_llm.cache_keys import vector_keys
 from agentmesh_llm.caching import AnswerCache, CacheUse, not_cached
@@ -65,7 +64,7 @@ class Embedder:
         if use is not None and use.look:
             for text, entry in zip(texts, await self._cache.find(keys, "vector"), strict=True):
                 if entry is not None:
-                    found[text] = _Vector(_unpacked(entry), 0, "")
+                    found[text] = _Vector(unpacked(entry), 0, "")
         cached = sum(text in found for text in question.inputs)
         missing = [text for text in texts if text not in found]
         if missing and use is not None and use.only:
@@ -74,7 +73,7 @@ class Embedder:
         found.update(made)
         if use is not None and use.keep:
             where = dict(zip(texts, keys, strict=True))
-            self._cache.keep([(where[text], _packed(vector.values)) for text, vector in made.items()], use.ttl_s)
+            self._cache.keep([(where[text], packed(vector.values)) for text, vector in made.items()], use.ttl_s)
         usage = Usage(input_tokens=sum(vector.input_tokens for vector in made.values()))
         model = next((vector.model for vector in made.values()), "")
         return Embedded(Vectors([found[text].values for text in question.inputs], usage, model), cached)
@@ -157,17 +156,3 @@ def shared_out(total: int, weights: Sequence[int]) -> list[int]:
     if parts:
         parts[-1] += total - given
     return parts
-
-
-def _packed(values: Sequence[float]) -> bytes:
-    numbers = array.array("f", values)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tobytes()
-
-
-def _unpacked(data: bytes) -> list[float]:
-    numbers = array.array("f", data)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tolist()

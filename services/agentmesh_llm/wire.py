@@ -8,6 +8,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
+from agentmesh.kit.answers import NOT_ASKED_FOR
 from agentmesh_llm.checks import check_embed, check_question
 from agentmesh_llm.domain import (
     DataPart,
@@ -53,8 +54,6 @@ _REASONS = {
     FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
     FinishReason.CONTENT_FILTER: pb.FINISH_REASON_CONTENT_FILTER,
 }
-
-NOT_ASKED_FOR = (pb.CACHE_OUTCOME_HIT, pb.CACHE_OUTCOME_COALESCED)
 
 
 def from_request(request: pb.GenerateRequest) -> Question:

@@ -1,8 +1,12 @@
 """Puts a model's answer together from its pieces, wherever somebody wants it whole."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
+
+NOT_ASKED_FOR: Final = (pb.CACHE_OUTCOME_HIT, pb.CACHE_OUTCOME_COALESCED)
+"""Outcomes of answers for which no call was made."""
 
 
 class AnswerBuilder:

@@ -18,7 +18,7 @@ from agentmesh.api.llm.v1 import llm_service_pb2 as llm_pb
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.types.v1 import types_pb2
-from agentmesh.kit.answers import AnswerBuilder
+from agentmesh.kit.answers import NOT_ASKED_FOR, AnswerBuilder
 from agentmesh.kit.errors import Unavailable
 from agentmesh.kit.structs import to_python
 from agentmesh.kit.wire import TERMINAL
@@ -332,7 +332,7 @@ class TaskContext:
 
 def _paid(response: llm_pb.GenerateResponse) -> types_pb2.Usage:
     """Return what an answer cost: nothing if it was cached, or somebody else's answer to the same question."""
-    if response.cache in (llm_pb.CACHE_OUTCOME_HIT, llm_pb.CACHE_OUTCOME_COALESCED):
+    if response.cache in NOT_ASKED_FOR:
         return types_pb2.Usage(model=response.model)
     paid = types_pb2.Usage()
     paid.CopyFrom(response.usage)

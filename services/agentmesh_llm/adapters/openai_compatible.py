@@ -1,9 +1,7 @@
 """Asks any server that speaks OpenAI's HTTP: the real one, Ollama, LM Studio, vLLM and many more."""
 
-import array
 import asyncio
 import base64
-import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -11,6 +9,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from agentmesh.kit.floats import unpacked
 from agentmesh.kit.model_settings import Provider as ProviderSettings
 from agentmesh_llm.adapters import openai_wire
 from agentmesh_llm.adapters import provider_errors as errors
@@ -70,8 +69,5 @@ def _read_vectors(body: bytes, expected: int) -> Vectors:
 
 def _vector(value: Any) -> list[float]:
     if isinstance(value, str):
-        numbers = array.array("f", base64.b64decode(value, validate=True))
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        return numbers.tolist()
+        return unpacked(base64.b64decode(value, validate=True))
     return [float(number) for number in value]

@@ -5,13 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.batching import Batcher, QueueFull
+from agentmesh.kit.redis_client import close_redis, open_redis
 from agentmesh_llm.adapters.memory_cache import MemoryCache
 from agentmesh_llm.cache_keys import CacheKey
 
@@ -46,16 +44,7 @@ class RedisCache:
         self._now = now
         self._away_until = now()
         self._waiting_bytes = 0
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=pool_size,
-            timeout=_DEADLINE_S,
-            socket_timeout=_DEADLINE_S,
-            socket_connect_timeout=_DEADLINE_S,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
-        self._redis: Redis = Redis(connection_pool=pool)
+        self._redis = open_redis(url, pool_size=pool_size, deadline_s=_DEADLINE_S)
         self._writes: Batcher[Entry, None] = Batcher(
             self._write,
             max_items=_MAX_BATCH,
@@ -137,8 +126,7 @@ class RedisCache:
         except TimeoutError:
             log.info("cache_writes_dropped", waiting=self._writes.queued)
         await self._memory.aclose()
-        await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
+        await close_redis(self._redis)
 
     def _submit(self, entry: Entry) -> bool:
         try:

@@ -3,12 +3,10 @@
 import asyncio
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from agentmesh.kit.errors import Unavailable
+from agentmesh.kit.redis_client import close_redis, open_redis
 from agentmesh_router.token_bucket import US, Grant, Rate
 
 _DEADLINE_S = 0.05
@@ -46,18 +44,7 @@ class RedisBuckets:
 
     def __init__(self, url: str, router_id: str, *, pool_size: int = 10) -> None:
         self._router_id = router_id
-        # Whoever takes over when Redis is gone is told by one failure, so nothing here tries again. RESP2 is spoken
-        # because the greeting of RESP3 costs a new connection a round trip of its 50 ms.
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=pool_size,
-            timeout=_DEADLINE_S,
-            socket_timeout=_DEADLINE_S,
-            socket_connect_timeout=_DEADLINE_S,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
-        self._redis: Redis = Redis(connection_pool=pool)
+        self._redis = open_redis(url, pool_size=pool_size, deadline_s=_DEADLINE_S)
         self._draw: Any = self._redis.register_script(_DRAW)
         self._beat: Any = self._redis.register_script(_BEAT)
 
@@ -73,8 +60,7 @@ class RedisBuckets:
 
     async def aclose(self) -> None:
         """See Buckets."""
-        await self._redis.aclose()
-        await self._redis.connection_pool.disconnect()
+        await close_redis(self._redis)
 
     async def _run(self, script: Any, key: str, *arguments: object) -> Any:
         try:
