@@ -13,7 +13,8 @@ from agentmesh_llm.embedding import shared_out
 from tests.support.llm_service import ask
 
 MODEL = Model("ok", "ok", "fake", is_default=True, embeddings=False)
-NAMES = st.text(min_size=1, max_size=12)
+# Few and alike, so that cases differ in one place only, or in where one part ends and the next begins.
+NAMES = st.sampled_from(["a", "b", "ab", "aab"])
 
 
 @pytest.mark.parametrize(
