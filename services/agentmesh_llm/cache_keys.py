@@ -13,10 +13,19 @@ from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh_llm.domain import Model
 
 CHANGES_ANSWER: Final = frozenset(
-    {"messages", "tools", "tool_choice", "response_format", "sampling"},
+    {
+        "messages",
+        "tools",
+        "tool_choice",
+        "response_format",
+        "sampling",
+        "parallel_tool_calls",
+        "reasoning",
+        "top_logprobs",
+    },
 )
 """Of a GenerateRequest; `model` enters as what it stands for."""
-NOT_IN_ANSWER: Final = frozenset({"model", "idempotency_key", "cache", "fallbacks"})
+NOT_IN_ANSWER: Final = frozenset({"model", "idempotency_key", "cache", "fallbacks", "priority", "prompt_cache_key"})
 CHANGES_VECTOR: Final = frozenset({"dimensions"})
 """Of an EmbedRequest; each of `inputs` has an entry of its own."""
 NOT_IN_VECTOR: Final = frozenset({"model", "inputs", "cache"})

@@ -16,9 +16,11 @@ from agentmesh_llm.domain import (
     Delta,
     Finish,
     FinishReason,
+    LogprobsDelta,
     Model,
     ReasoningDelta,
     TextDelta,
+    Thought,
     ToolCallDelta,
 )
 from agentmesh_llm.ports import CacheStore
@@ -140,8 +142,14 @@ def _joined(pieces: list[Delta]) -> Delta:
     if isinstance(first, ToolCallDelta):
         arguments = "".join(piece.arguments for piece in pieces if isinstance(piece, ToolCallDelta))
         return replace(first, arguments=arguments)
+    if isinstance(first, LogprobsDelta):
+        return LogprobsDelta(
+            tuple(token for piece in pieces if isinstance(piece, LogprobsDelta) for token in piece.tokens)
+        )
     return pieces[-1]
 
 
 def _kind(delta: Delta) -> object:
+    if isinstance(delta, Thought):
+        return id(delta)  # each ends a thought of its own
     return (ToolCallDelta, delta.index) if isinstance(delta, ToolCallDelta) else type(delta)

@@ -14,6 +14,8 @@ _MODES = frozenset(pb.CachePolicy.Mode.values())
 _MAX_TTL_S = 30 * 86_400
 _MAX_PATTERN = 512
 _MAX_FALLBACKS = 4
+_MAX_LOGPROBS = 20
+_PENALTY = 2.0
 _URL_SCHEMES = ("https://", "http://", "data:")
 Violation = tuple[str, str]
 
@@ -27,6 +29,7 @@ def check_question(request: pb.GenerateRequest) -> None:
             *_sampling(request.sampling),
             *_key(request),
             *_fallbacks(request),
+            *_steering(request),
         ]
     )
 
@@ -87,6 +90,11 @@ def _messages(messages: Iterable[pb.ChatMessage]) -> Iterator[Violation]:
             yield f"{path}.tool_call_id", "must name the call that this answers"
         if message.tool_calls and message.role != pb.CHAT_ROLE_ASSISTANT:
             yield f"{path}.tool_calls", "only the assistant calls tools"
+        if message.thoughts and message.role != pb.CHAT_ROLE_ASSISTANT:
+            yield f"{path}.thoughts", "only the assistant thinks"
+        for number, mark in enumerate(message.cache_breakpoints):
+            if not 0 <= mark.part < max(1, len(message.parts)):
+                yield f"{path}.cache_breakpoints[{number}].part", "must be one of the parts"
         for number, part in enumerate(message.parts):
             kind = part.WhichOneof("content")
             if kind is None:
@@ -120,10 +128,28 @@ def _sampling(sampling: pb.Sampling) -> Iterator[Violation]:
         value = getattr(sampling, name)
         if math.isnan(value) or not 0 <= value <= limit:
             yield f"sampling.{name}", f"must be from 0 to {limit:g}"
+    for name in ("frequency_penalty", "presence_penalty"):
+        if not abs(getattr(sampling, name)) <= _PENALTY:
+            yield f"sampling.{name}", f"must be from -{_PENALTY:g} to {_PENALTY:g}"
+    if sampling.HasField("top_k") and sampling.top_k < 1:
+        yield "sampling.top_k", "must be at least 1"
     if sampling.max_output_tokens < 0:
         yield "sampling.max_output_tokens", "must not be negative"
     if len(sampling.stop) > _MAX_STOPS or not all(sampling.stop):
         yield "sampling.stop", f"must be at most {_MAX_STOPS} texts, none of them empty"
+
+
+def _steering(request: pb.GenerateRequest) -> Iterator[Violation]:
+    if request.HasField("top_logprobs") and not 0 <= request.top_logprobs <= _MAX_LOGPROBS:
+        yield "top_logprobs", f"must be from 0 to {_MAX_LOGPROBS}"
+    if request.reasoning.effort not in pb.Reasoning.Effort.values():
+        yield "reasoning.effort", "is not known"
+    if request.reasoning.max_tokens < 0:
+        yield "reasoning.max_tokens", "must not be negative"
+    if request.priority not in pb.Priority.values():
+        yield "priority", "is not known"
+    if len(request.prompt_cache_key) > MAX_KEY_CHARACTERS:
+        yield "prompt_cache_key", f"must be at most {MAX_KEY_CHARACTERS} characters"
 
 
 def _key(request: pb.GenerateRequest) -> Iterator[Violation]:

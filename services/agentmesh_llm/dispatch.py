@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, NotFound, ResourceExhausted, Unavailable, WrongState
+from agentmesh_llm.calls import Caller, CallRecord, Observer
 from agentmesh_llm.counting import characters_of, roughly
 from agentmesh_llm.deployments import Deployment, next_of, soonest
 from agentmesh_llm.domain import Delta, EmbedQuestion, Finish, Question, Usage, Vectors, size_of_text
@@ -37,7 +38,9 @@ class Ways:
         return soonest([one for group in self.groups for one in group])
 
 
-async def stream(ways: Ways, question: Question) -> AsyncGenerator[Sequence[Delta], None]:
+async def stream(
+    ways: Ways, question: Question, caller: Caller, observe: Observer
+) -> AsyncGenerator[Sequence[Delta], None]:
     """Yield the answer's deltas; the Finish says who gave it.
 
     What fails before the first word, for a reason that another place may not have, is asked elsewhere: each place
@@ -50,7 +53,7 @@ async def stream(ways: Ways, question: Question) -> AsyncGenerator[Sequence[Delt
         tried.append(one)
         said = False
         try:
-            async with aclosing(_from(one, replace(question, model=one.model))) as batches:
+            async with aclosing(_from(one, replace(question, model=one.model), caller, observe)) as batches:
                 async for batch in batches:
                     said = True
                     yield batch
@@ -62,62 +65,87 @@ async def stream(ways: Ways, question: Question) -> AsyncGenerator[Sequence[Delt
     raise last or ways.refusal()
 
 
-async def embed(ways: Ways, question: EmbedQuestion, timeout_s: float) -> Vectors:
+async def embed(ways: Ways, question: EmbedQuestion, timeout_s: float, caller: Caller, observe: Observer) -> Vectors:
     """Return vectors from the first place that makes them; raise as `stream` does."""
     tried: list[Deployment] = []
     last: MeshError | None = None
     while (one := ways.next(tried)) is not None:
         _note(tried, last)
         tried.append(one)
-        one.begin()
-        error: BaseException | None = None
-        usage = Usage()
         try:
-            async with asyncio.timeout(timeout_s):
-                vectors = await one.offer.provider.embed(replace(question, model=one.model))
-            usage = vectors.usage
-            return vectors
+            with _Attempt(one, caller, observe) as attempt:
+                async with asyncio.timeout(timeout_s):
+                    vectors = await one.offer.provider.embed(replace(question, model=one.model))
+                attempt.usage = vectors.usage
+                return vectors
         except _ELSEWHERE as failed:
-            error = last = failed
-        except BaseException as failed:
-            error = failed
-            raise
-        finally:
-            one.end(error)
-            count(one, error, usage)
+            last = failed
     raise last or ways.refusal()
 
 
-async def _from(one: Deployment, question: Question) -> AsyncGenerator[Sequence[Delta], None]:
+async def _from(
+    one: Deployment, question: Question, caller: Caller, observe: Observer
+) -> AsyncGenerator[Sequence[Delta], None]:
     """Yield a place's answer, and take note of how it fares there."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    one.begin()
-    error: BaseException | None = None
-    usage: Usage | None = None
-    said, silent, whole = 0, True, False
-    try:
+    with _Attempt(one, caller, observe, question) as attempt:
         async with aclosing(one.offer.provider.stream(question)) as batches:
             async for batch in batches:
-                if batch and silent:
-                    silent = False
-                    one.spoke(loop.time() - began)
-                said += sum(map(size_of_text, batch))
-                usage = next((delta for delta in reversed(batch) if isinstance(delta, Usage)), usage)
-                if batch and isinstance(batch[-1], Finish):
-                    whole = True
-                    yield [*batch[:-1], replace(batch[-1], provider=one.offer.name, deployment=one.name)]
-                else:
-                    yield batch
-    except BaseException as failed:
-        error = None if whole else failed
-        raise
-    finally:
-        one.end(error)
-        if usage is None and (said or isinstance(error, asyncio.CancelledError | GeneratorExit)):
+                yield attempt.heard(batch)
+
+
+class _Attempt:
+    """One call to one place, which hears of its end, as do the metrics and the books."""
+
+    def __init__(self, one: Deployment, caller: Caller, observe: Observer, question: Question | None = None) -> None:
+        self.usage: Usage | None = None
+        self._one = one
+        self._caller = caller
+        self._observe = observe
+        self._question = question
+        self._said = 0  # characters
+        self._whole = False
+        self._first_word_s: float | None = None
+        self._now = asyncio.get_running_loop().time
+        self._began = self._now()
+
+    def __enter__(self) -> "_Attempt":
+        self._one.begin()
+        return self
+
+    def heard(self, batch: Sequence[Delta]) -> Sequence[Delta]:
+        """Take note of a batch; return it with the place's names in its Finish."""
+        if not batch:
+            return batch
+        if self._first_word_s is None:
+            self._first_word_s = self._now() - self._began
+            self._one.spoke(self._first_word_s)
+        self._said += sum(map(size_of_text, batch))
+        self.usage = next((delta for delta in reversed(batch) if isinstance(delta, Usage)), self.usage)
+        if not isinstance(batch[-1], Finish):
+            return batch
+        self._whole = True
+        return [*batch[:-1], replace(batch[-1], provider=self._one.offer.name, deployment=self._one.name)]
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        error = None if self._whole else error
+        self._one.end(error)
+        usage, estimated = self.usage, False
+        if usage is None and self._question is not None and (self._said or _is_left(error)):
             # It is paid for all the same, though the provider did not come to say how much.
-            _count_tokens(one, "_estimated", Usage(roughly(characters_of(question.messages)), roughly(said)))
-        count(one, error, usage or Usage())
+            usage = Usage(roughly(characters_of(self._question.messages)), roughly(self._said))
+            estimated = True
+        record = CallRecord(
+            self._caller,
+            self._one.offer.name,
+            self._one.model,
+            _status(error),
+            usage or Usage(),
+            estimated,
+            self._now() - self._began,
+            self._first_word_s,
+        )
+        _count(record)
+        self._observe(record)
 
 
 def _note(tried: Sequence[Deployment], error: MeshError | None) -> None:
@@ -128,25 +156,28 @@ def _note(tried: Sequence[Deployment], error: MeshError | None) -> None:
         log.info("asking_elsewhere", provider=left.offer.name, model=left.model, reason=error.reason)
 
 
-def count(one: Deployment, error: BaseException | None, usage: Usage) -> None:
-    """Count a call and what it consumed."""
+def _is_left(error: BaseException | None) -> bool:
+    return isinstance(error, asyncio.CancelledError | GeneratorExit)
+
+
+def _status(error: BaseException | None) -> str:
     if error is None:
-        status = "success"
-    elif isinstance(error, MeshError):
-        status = error.code.name.lower()
-    elif isinstance(error, TimeoutError):
-        status = "deadline_exceeded"
-    else:
-        status = "cancelled" if isinstance(error, asyncio.CancelledError | GeneratorExit) else "internal"
-    _calls.labels(one.offer.name, one.model, status).inc()
-    _count_tokens(one, "", usage)
+        return "success"
+    if isinstance(error, MeshError):
+        return error.code.name.lower()
+    if isinstance(error, TimeoutError):
+        return "deadline_exceeded"
+    return "cancelled" if _is_left(error) else "internal"
 
 
-def _count_tokens(one: Deployment, suffix: str, usage: Usage) -> None:
+def _count(record: CallRecord) -> None:
+    place = (record.provider, record.model)
+    _calls.labels(*place, record.status).inc()
+    suffix = "_estimated" if record.estimated else ""
     for kind, tokens in (
-        ("input", usage.input_tokens),
-        ("output", usage.output_tokens),
-        ("cached_input", usage.cached_input_tokens),
+        ("input", record.usage.input_tokens),
+        ("output", record.usage.output_tokens),
+        ("cached_input", record.usage.cached_input_tokens),
     ):
         if tokens > 0:
-            _tokens.labels(one.offer.name, one.model, kind + suffix).inc(tokens)
+            _tokens.labels(*place, kind + suffix).inc(tokens)

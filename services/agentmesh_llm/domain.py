@@ -33,6 +33,25 @@ class FinishReason(Enum):
     CONTENT_FILTER = "content_filter"
 
 
+class Effort(Enum):
+    """How much a model thinks, in its own measure."""
+
+    NONE = "none"
+    MINIMAL = "minimal"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    XHIGH = "xhigh"
+    MAX = "max"
+
+
+class Priority(Enum):
+    """Who goes first where calls have to wait."""
+
+    INTERACTIVE = "interactive"
+    BACKGROUND = "background"
+
+
 @dataclass(frozen=True, slots=True)
 class TextPart:
     """Plain text."""
@@ -70,6 +89,27 @@ class ToolUse:
 
 
 @dataclass(frozen=True, slots=True)
+class Thought:
+    """A piece of reasoning that the provider can be shown again: `signature` and `redacted` are in its own writing.
+
+    As a delta it ends a thought, whose text is the reasoning before it.
+    """
+
+    text: str = ""
+    signature: str = ""
+    redacted: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheBreakpoint:
+    """An end for the provider's own prompt cache, after part number `part`; 0 seconds leave the time to it."""
+
+    part: int = 0
+    ttl_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
 
@@ -77,6 +117,8 @@ class Message:
     parts: tuple[Part, ...] = ()
     tool_calls: tuple[ToolUse, ...] = ()
     tool_call_id: str = ""
+    thoughts: tuple[Thought, ...] = ()
+    cache_breakpoints: tuple[CacheBreakpoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +128,8 @@ class Tool:
     name: str
     description: str
     parameters: dict[str, Any]
+    strict: bool | None = None
+    cache_breakpoint: CacheBreakpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +150,17 @@ class Sampling:
     max_output_tokens: int = 0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    top_k: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """How much the model thinks first; 0 tokens leave it to the effort, and None to the model."""
+
+    effort: Effort | None = None
+    max_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +174,11 @@ class Question:
     tool_name: str = ""
     response_format: ResponseFormat | None = None
     sampling: Sampling = Sampling()
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    top_logprobs: int | None = None
+    priority: Priority = Priority.INTERACTIVE
+    prompt_cache_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +206,35 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was, and `alternatives` in its place; `utf8` need not be whole characters."""
+
+    token: str
+    logprob: float
+    utf8: bytes = b""
+    alternatives: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobsDelta:
+    """How likely the next tokens of the text were."""
+
+    tokens: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that a call consumed; 0 where the provider doesn't tell."""
+    """Tokens that a call consumed; 0 where the provider doesn't tell.
+
+    Of `input_tokens`, some were read from the provider's prompt cache and some written into it; of `output_tokens`,
+    some went into thinking.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +250,7 @@ class Finish:
     deployment: str = ""
 
 
-Delta = TextDelta | ReasoningDelta | ToolCallDelta | Usage | Finish
+Delta = TextDelta | ReasoningDelta | Thought | ToolCallDelta | LogprobsDelta | Usage | Finish
 
 _SMALL_DELTA_BYTES = 64
 
@@ -178,7 +261,17 @@ def size_of(delta: Delta) -> int:
         return len(delta.text) + _SMALL_DELTA_BYTES
     if isinstance(delta, ToolCallDelta):
         return len(delta.id) + len(delta.name) + len(delta.arguments) + _SMALL_DELTA_BYTES
+    if isinstance(delta, Thought):
+        texts = (delta.text, delta.signature, delta.redacted, delta.id)
+        return sum(map(len, texts)) + _SMALL_DELTA_BYTES
+    if isinstance(delta, LogprobsDelta):
+        return sum(map(_size_of_logprob, delta.tokens)) + _SMALL_DELTA_BYTES
     return _SMALL_DELTA_BYTES
+
+
+def _size_of_logprob(token: TokenLogprob) -> int:
+    nested = sum(map(_size_of_logprob, token.alternatives))
+    return len(token.token) + len(token.utf8) + nested + _SMALL_DELTA_BYTES
 
 
 def size_of_text(delta: Delta) -> int:

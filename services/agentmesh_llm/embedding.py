@@ -11,6 +11,7 @@ from agentmesh.kit.floats import packed, unpacked
 from agentmesh_llm import counting, dispatch
 from agentmesh_llm.cache_keys import vector_keys
 from agentmesh_llm.caching import AnswerCache, CacheUse, not_cached
+from agentmesh_llm.calls import Caller, CallRecord
 from agentmesh_llm.catalogue import Served
 from agentmesh_llm.dispatch import Ways
 from agentmesh_llm.domain import EmbedQuestion, Usage, Vectors
@@ -137,10 +138,16 @@ class Embedder:
     async def _call(self, key: _Key, texts: list[str]) -> list[_Vector]:
         served = key.served
         question = EmbedQuestion(served.model.name, tuple(texts), key.dimensions)
-        vectors = await dispatch.embed(Ways([served.deployments]), question, served.total_timeout_s)
+        vectors = await dispatch.embed(
+            Ways([served.deployments]), question, served.total_timeout_s, Caller(key.tenant), _not_booked
+        )
         _inputs.labels(served.model.id).inc(len(texts))
         shares = shared_out(vectors.usage.input_tokens, [counting.tokens_of_text(text) for text in texts])
         return [_Vector(values, tokens, vectors.model) for values, tokens in zip(vectors.values, shares, strict=True)]
+
+
+def _not_booked(_: CallRecord) -> None:
+    """Leave a batch out of the books: each of its callers has a share of it."""
 
 
 def shared_out(total: int, weights: Sequence[int]) -> list[int]:

@@ -12,6 +12,7 @@ from agentmesh.kit.rpc_server import Call
 from agentmesh_llm import checks, wire
 from agentmesh_llm.answer import Reader
 from agentmesh_llm.caching import Recalled, whole_of
+from agentmesh_llm.calls import Caller
 from agentmesh_llm.catalogue import Served
 from agentmesh_llm.domain import Delta
 from agentmesh_llm.joining import JoinKey
@@ -84,7 +85,7 @@ class LlmApi:
         """Return vectors."""
         question = wire.from_embed_request(request)
         timeout_s = call.remaining_s(self._desk.bounds.stream_s)
-        served, embedded = await self._desk.embed(_tenant(call), question, request.cache, timeout_s)
+        served, embedded = await self._desk.embed(_caller(call), question, request.cache, timeout_s)
         vectors = embedded.vectors
         asked_for = embedded.cached < len(question.inputs)
         return pb.EmbedResponse(
@@ -130,6 +131,7 @@ class LlmApi:
             asked.key,
             asked.recalled,
             call.remaining_s(bound),
+            _caller(call),
             fallbacks=request.fallbacks,
         )
 
@@ -138,6 +140,11 @@ class LlmApi:
         if asked.recalled is not None:
             outcome = pb.CACHE_OUTCOME_COALESCED if reader.coalesced else pb.CACHE_OUTCOME_MISS
         return [wire.to_delta(delta, asked.served.model, joined=reader.joined, cache=outcome) for delta in batch]
+
+
+def _caller(call: Call) -> Caller:
+    task = call.identity.task
+    return Caller(_tenant(call), task_id=task.task_id if task else "", traceparent=call.traceparent)
 
 
 def _tenant(call: Call) -> str:

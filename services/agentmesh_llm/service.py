@@ -10,6 +10,7 @@ from agentmesh_llm import counting, dispatch
 from agentmesh_llm.answer import Reader, SharedAnswer
 from agentmesh_llm.cache_keys import answer_key
 from agentmesh_llm.caching import AnswerCache, Recalled, entry_of, is_repeatable, not_cached
+from agentmesh_llm.calls import Caller, CallRecord, Observer
 from agentmesh_llm.catalogue import Catalogue, Served
 from agentmesh_llm.domain import Delta, EmbedQuestion, Finish, Message, Model, Question
 from agentmesh_llm.embedding import Embedded, Embedder
@@ -26,8 +27,11 @@ _joined = telemetry.counter(names.LLM_JOINED_TOTAL, "Calls answered by a call th
 class ModelDesk:
     """Answers for every configured model."""
 
-    def __init__(self, catalogue: Catalogue, bounds: Bounds, cache: AnswerCache) -> None:
+    def __init__(
+        self, catalogue: Catalogue, bounds: Bounds, cache: AnswerCache, observers: Sequence[Observer] = ()
+    ) -> None:
         self.bounds = bounds
+        self._observers = observers
         self._catalogue = catalogue
         self._joiner = Joiner(bounds)
         self._cache = cache
@@ -62,10 +66,11 @@ class ModelDesk:
         key: JoinKey | None,
         recalled: Recalled | None,
         timeout_s: float,
+        caller: Caller,
         *,
         fallbacks: Sequence[str] = (),
     ) -> Reader:
-        """Start the call within `timeout_s`, or join one. Close the reader in the end.
+        """Start the call on the caller's account within `timeout_s`, or join one. Close the reader in the end.
 
         Where the model can't be asked, the fallbacks are, in turn; raises NotFound for one that isn't there.
 
@@ -84,7 +89,7 @@ class ModelDesk:
 
         reader = self._joiner.open(
             key,
-            lambda: dispatch.stream(ways, question),
+            lambda: dispatch.stream(ways, question, caller, self._observe),
             deadline=asyncio.get_running_loop().time() + timeout_s,
             on_end=keep,
             question=same,
@@ -98,14 +103,14 @@ class ModelDesk:
         return await self._joiner.cancel(tenant, idempotency_key)
 
     async def embed(
-        self, tenant: str, question: EmbedQuestion, policy: pb.CachePolicy, timeout_s: float
+        self, caller: Caller, question: EmbedQuestion, policy: pb.CachePolicy, timeout_s: float
     ) -> tuple[Served, Embedded]:
         """Return vectors; raise InvalidRequest if they don't fit into one message, NotFound as `recall`."""
         served = self._catalogue.resolve(question.model, embeddings=True)
         _check_size(len(question.inputs), question.dimensions)
         use = self._cache.use(policy, repeatable=True)
         async with asyncio.timeout(min(timeout_s, served.total_timeout_s)):
-            embedded = await self._embedder.embed(tenant, served, question, use)
+            embedded = await self._embedder.embed(caller.tenant, served, question, use)
         _check_size(len(embedded.vectors.values), max(map(len, embedded.vectors.values), default=0))
         return served, embedded
 
@@ -126,6 +131,10 @@ class ModelDesk:
     def model(self, model_id: str) -> Model:
         """Return one model; raise NotFound."""
         return self._catalogue.get(model_id)
+
+    def _observe(self, record: CallRecord) -> None:
+        for observer in self._observers:
+            observer(record)
 
     async def aclose(self) -> None:
         """End every call, then let the providers go."""

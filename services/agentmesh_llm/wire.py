@@ -11,22 +11,29 @@ from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit.answers import NOT_ASKED_FOR
 from agentmesh_llm.checks import check_embed, check_question
 from agentmesh_llm.domain import (
+    CacheBreakpoint,
     DataPart,
     Delta,
+    Effort,
     EmbedQuestion,
     Finish,
     FinishReason,
+    LogprobsDelta,
     MediaPart,
     Message,
     Model,
     Part,
+    Priority,
     Question,
+    Reasoning,
     ReasoningDelta,
     ResponseFormat,
     Role,
     Sampling,
     TextDelta,
     TextPart,
+    Thought,
+    TokenLogprob,
     Tool,
     ToolCallDelta,
     ToolMode,
@@ -46,6 +53,15 @@ _MODES = {
     pb.ToolChoice.MODE_NONE: ToolMode.NONE,
     pb.ToolChoice.MODE_REQUIRED: ToolMode.REQUIRED,
     pb.ToolChoice.MODE_NAMED: ToolMode.NAMED,
+}
+_EFFORTS = {
+    pb.Reasoning.EFFORT_UNSPECIFIED: None,
+    **{pb.Reasoning.Effort.Value(f"EFFORT_{effort.name}"): effort for effort in Effort},
+}
+_PRIORITIES = {
+    pb.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
+    pb.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    pb.PRIORITY_BACKGROUND: Priority.BACKGROUND,
 }
 _REASONS = {
     FinishReason.UNKNOWN: pb.FINISH_REASON_UNSPECIFIED,
@@ -67,11 +83,16 @@ def from_request(request: pb.GenerateRequest) -> Question:
     return Question(
         model=request.model,
         messages=from_messages(request.messages),
-        tools=tuple(Tool(t.name, t.description, json_of_struct(t.parameters)) for t in request.tools),
+        tools=tuple(map(_tool, request.tools)),
         tool_mode=_MODES[request.tool_choice.mode],
         tool_name=request.tool_choice.name,
         response_format=response_format,
         sampling=_sampling(request.sampling),
+        parallel_tool_calls=request.parallel_tool_calls if request.HasField("parallel_tool_calls") else None,
+        reasoning=_reasoning(request.reasoning) if request.HasField("reasoning") else None,
+        top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
+        priority=_PRIORITIES[request.priority],
+        prompt_cache_key=request.prompt_cache_key,
     )
 
 
@@ -83,6 +104,8 @@ def from_messages(messages: Iterable[pb.ChatMessage]) -> tuple[Message, ...]:
             tuple(map(_part, message.parts)),
             tuple(ToolUse(call.id, call.name, call.arguments) for call in message.tool_calls),
             message.tool_call_id,
+            tuple(Thought(t.text, t.signature, t.redacted, t.id) for t in message.thoughts),
+            tuple(map(_breakpoint, message.cache_breakpoints)),
         )
         for message in messages
     )
@@ -110,6 +133,8 @@ def to_usage(usage: Usage, model: str, *, calls: int = 1) -> types_pb2.Usage:
         cached_input_tokens=usage.cached_input_tokens,
         llm_calls=calls,
         model=model,
+        cache_write_tokens=usage.cache_write_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
     )
 
 
@@ -129,6 +154,11 @@ def to_delta(
         return pb.Delta(
             tool_call=pb.ToolCallDelta(index=delta.index, id=delta.id, name=delta.name, arguments=delta.arguments)
         )
+    if isinstance(delta, Thought):
+        thought = pb.Thought(text=delta.text, signature=delta.signature, redacted=delta.redacted, id=delta.id)
+        return pb.Delta(thought=thought)
+    if isinstance(delta, LogprobsDelta):
+        return pb.Delta(logprobs=pb.Logprobs(tokens=map(_to_logprob, delta.tokens)))
     if isinstance(delta, Usage):
         return pb.Delta(usage=to_usage(delta, model.id, calls=int(cache not in NOT_ASKED_FOR)))
     return pb.Delta(
@@ -179,6 +209,33 @@ def _part(part: types_pb2.Part) -> Part:
     return DataPart(_json(part.data)) if kind == "data" else TextPart(part.text)
 
 
+def _tool(tool: pb.Tool) -> Tool:
+    return Tool(
+        tool.name,
+        tool.description,
+        json_of_struct(tool.parameters),
+        tool.strict if tool.HasField("strict") else None,
+        _breakpoint(tool.cache_breakpoint) if tool.HasField("cache_breakpoint") else None,
+    )
+
+
+def _breakpoint(wanted: pb.CacheBreakpoint) -> CacheBreakpoint:
+    return CacheBreakpoint(wanted.part, wanted.ttl.ToMilliseconds() / 1000)
+
+
+def _reasoning(wanted: pb.Reasoning) -> Reasoning:
+    return Reasoning(_EFFORTS[wanted.effort], wanted.max_tokens)
+
+
+def _to_logprob(token: TokenLogprob) -> pb.TokenLogprob:
+    return pb.TokenLogprob(
+        token=token.token,
+        logprob=token.logprob,
+        utf8=token.utf8,
+        alternatives=map(_to_logprob, token.alternatives),
+    )
+
+
 def _sampling(sampling: pb.Sampling) -> Sampling:
     return Sampling(
         temperature=sampling.temperature if sampling.HasField("temperature") else None,
@@ -186,4 +243,7 @@ def _sampling(sampling: pb.Sampling) -> Sampling:
         max_output_tokens=sampling.max_output_tokens,
         stop=tuple(sampling.stop),
         seed=sampling.seed if sampling.HasField("seed") else None,
+        frequency_penalty=sampling.frequency_penalty if sampling.HasField("frequency_penalty") else None,
+        presence_penalty=sampling.presence_penalty if sampling.HasField("presence_penalty") else None,
+        top_k=sampling.top_k if sampling.HasField("top_k") else None,
     )

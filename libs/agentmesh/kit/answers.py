@@ -15,6 +15,7 @@ class AnswerBuilder:
     def __init__(self) -> None:
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self._thinking: list[str] = []  # since the last thought ended
         self._calls: dict[int, list[pb.ToolCallDelta]] = {}
         self._response = pb.GenerateResponse()
         self.finished = False
@@ -26,6 +27,11 @@ class AnswerBuilder:
             self._text.append(delta.text)
         elif kind == "reasoning":
             self._reasoning.append(delta.reasoning)
+            self._thinking.append(delta.reasoning)
+        elif kind == "thought":
+            self._end_thought(delta.thought)
+        elif kind == "logprobs":
+            self._response.logprobs.extend(delta.logprobs.tokens)
         elif kind == "tool_call":
             self._calls.setdefault(delta.tool_call.index, []).append(delta.tool_call)
         elif kind == "usage":
@@ -45,6 +51,12 @@ class AnswerBuilder:
         message.tool_calls.extend(_tool_use(self._calls[index]) for index in sorted(self._calls))
         self._response.reasoning = "".join(self._reasoning)
         return self._response
+
+    def _end_thought(self, end: pb.Thought) -> None:
+        thought = self._response.message.thoughts.add()
+        thought.CopyFrom(end)
+        thought.text = "".join(self._thinking) or end.text
+        self._thinking.clear()
 
 
 def fold(deltas: Iterable[pb.Delta]) -> pb.GenerateResponse:

@@ -38,6 +38,9 @@ def test_every_field_that_changes_the_answer_changes_the_key() -> None:
         tool_choice=pb.ToolChoice(mode=pb.ToolChoice.MODE_NONE),
         response_format=pb.ResponseFormat(strict=True),
         sampling=pb.Sampling(seed=1),
+        parallel_tool_calls=False,
+        reasoning=pb.Reasoning(effort=pb.Reasoning.EFFORT_LOW),
+        top_logprobs=2,
     )
     assert {field.name for field, _ in other.ListFields()} == cache_keys.CHANGES_ANSWER
     keys = {answer_key("acme", MODEL, ask())}

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"agentmesh/api/types/v1/types.proto\x12\x16\x61gentmesh.api.types.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xb8\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\r\n\x03raw\x18\x02 \x01(\x0cH\x00\x12\r\n\x03url\x18\x03 \x01(\tH\x00\x12&\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08\x66ilename\x18\x06 \x01(\t\x12\x12\n\nmedia_type\x18\x07 \x01(\tB\t\n\x07\x63ontent\"\xf6\x01\n\x07Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x12\n\ncontext_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12*\n\x04role\x18\x04 \x01(\x0e\x32\x1c.agentmesh.api.types.v1.Role\x12+\n\x05parts\x18\x05 \x03(\x0b\x32\x1c.agentmesh.api.types.v1.Part\x12)\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nextensions\x18\x07 \x03(\t\x12\x1a\n\x12reference_task_ids\x18\x08 \x03(\t\"\xf7\x01\n\x08\x41rtifact\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12+\n\x05parts\x18\x04 \x03(\x0b\x32\x1c.agentmesh.api.types.v1.Part\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nextensions\x18\x06 \x03(\t\x12\x12\n\nmedia_type\x18\x64 \x01(\t\x12\x12\n\nsize_bytes\x18\x65 \x01(\x03\x12\x0e\n\x06sha256\x18\x66 \x01(\t\x12\x0f\n\x07task_id\x18g \x01(\t\"s\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x03\x12\x11\n\tllm_calls\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t*;\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x0e\n\nROLE_AGENT\x10\x02\x42S\n\x16\x61gentmesh.api.types.v1P\x01Z\x1e\x61gentmesh/api/types/v1;typesv1\xaa\x02\x16\x41gentmesh.Api.Types.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"agentmesh/api/types/v1/types.proto\x12\x16\x61gentmesh.api.types.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xb8\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\r\n\x03raw\x18\x02 \x01(\x0cH\x00\x12\r\n\x03url\x18\x03 \x01(\tH\x00\x12&\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08\x66ilename\x18\x06 \x01(\t\x12\x12\n\nmedia_type\x18\x07 \x01(\tB\t\n\x07\x63ontent\"\xf6\x01\n\x07Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x12\n\ncontext_id\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12*\n\x04role\x18\x04 \x01(\x0e\x32\x1c.agentmesh.api.types.v1.Role\x12+\n\x05parts\x18\x05 \x03(\x0b\x32\x1c.agentmesh.api.types.v1.Part\x12)\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nextensions\x18\x07 \x03(\t\x12\x1a\n\x12reference_task_ids\x18\x08 \x03(\t\"\xf7\x01\n\x08\x41rtifact\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12+\n\x05parts\x18\x04 \x03(\x0b\x32\x1c.agentmesh.api.types.v1.Part\x12)\n\x08metadata\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x12\n\nextensions\x18\x06 \x03(\t\x12\x12\n\nmedia_type\x18\x64 \x01(\t\x12\x12\n\nsize_bytes\x18\x65 \x01(\x03\x12\x0e\n\x06sha256\x18\x66 \x01(\t\x12\x0f\n\x07task_id\x18g \x01(\t\"\xc0\x01\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x03 \x01(\x03\x12\x11\n\tllm_calls\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x06 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x07 \x01(\x03\x12\x15\n\rcost_nano_usd\x18\x08 \x01(\x03*;\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x0e\n\nROLE_AGENT\x10\x02\x42S\n\x16\x61gentmesh.api.types.v1P\x01Z\x1e\x61gentmesh/api/types/v1;typesv1\xaa\x02\x16\x41gentmesh.Api.Types.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,14 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agentmesh.api.types.v1.type
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\026agentmesh.api.types.v1P\001Z\036agentmesh/api/types/v1;typesv1\252\002\026Agentmesh.Api.Types.V1'
-  _globals['_ROLE']._serialized_start=895
-  _globals['_ROLE']._serialized_end=954
+  _globals['_ROLE']._serialized_start=973
+  _globals['_ROLE']._serialized_end=1032
   _globals['_PART']._serialized_start=93
   _globals['_PART']._serialized_end=277
   _globals['_MESSAGE']._serialized_start=280
   _globals['_MESSAGE']._serialized_end=526
   _globals['_ARTIFACT']._serialized_start=529
   _globals['_ARTIFACT']._serialized_end=776
-  _globals['_USAGE']._serialized_start=778
-  _globals['_USAGE']._serialized_end=893
+  _globals['_USAGE']._serialized_start=779
+  _globals['_USAGE']._serialized_end=971
 # @@protoc_insertion_point(module_scope)

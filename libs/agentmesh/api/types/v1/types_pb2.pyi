@@ -233,6 +233,9 @@ class Usage(_message.Message):
     CACHED_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     LLM_CALLS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_NANO_USD_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """Tokens sent to models."""
     output_tokens: _builtins.int
@@ -243,6 +246,14 @@ class Usage(_message.Message):
     """Calls to models."""
     model: _builtins.str
     """The model, where one model is meant."""
+    cache_write_tokens: _builtins.int
+    """Input tokens that a provider's prompt cache took in."""
+    reasoning_tokens: _builtins.int
+    """Tokens of output_tokens that went into thinking."""
+    cost_nano_usd: _builtins.int
+    """What it cost in billionths of a US dollar, by the configured prices; 0
+    where there are none.
+    """
     def __init__(
         self,
         *,
@@ -251,10 +262,13 @@ class Usage(_message.Message):
         cached_input_tokens: _builtins.int = ...,
         llm_calls: _builtins.int = ...,
         model: _builtins.str = ...,
+        cache_write_tokens: _builtins.int = ...,
+        reasoning_tokens: _builtins.int = ...,
+        cost_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_input_tokens", b"cached_input_tokens", "input_tokens", b"input_tokens", "llm_calls", b"llm_calls", "model", b"model", "output_tokens", b"output_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_write_tokens", b"cache_write_tokens", "cached_input_tokens", b"cached_input_tokens", "cost_nano_usd", b"cost_nano_usd", "input_tokens", b"input_tokens", "llm_calls", b"llm_calls", "model", b"model", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
