@@ -1,18 +1,14 @@
-"""Brings a SQLite file's schema up to date."""
+"""Brings storage's SQLite file up to date."""
 
 import sqlite3
 from pathlib import Path
 
+from agentmesh.kit import migrations, sqlite_migrations
 from agentmesh.kit.config import database_path
+from agentmesh.kit.migrations import Migration
 from agentmesh.kit.settings import Settings
-from agentmesh_storage.adapters import migrations
-from agentmesh_storage.adapters.migrations import Applied, Migration
 
 _FOLDER = Path(__file__).parent / "migrations"
-_TABLE = """CREATE TABLE IF NOT EXISTS schema_migrations (
-  version INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_time TEXT NOT NULL
-)"""
-_RUNS_WITH = "ALTER TABLE schema_migrations ADD COLUMN runs_with INTEGER NOT NULL DEFAULT 0"
 
 
 def shipped() -> list[Migration]:
@@ -21,52 +17,19 @@ def shipped() -> list[Migration]:
 
 
 def pending(connection: sqlite3.Connection) -> list[Migration]:
-    """Return what is still to be applied; raise WrongState if the database is not of this line."""
-    connection.execute(_TABLE)
-    if "runs_with" not in {row[1] for row in connection.execute("PRAGMA table_info(schema_migrations)")}:
-        connection.execute(_RUNS_WITH)
-        connection.execute("UPDATE schema_migrations SET runs_with = version")
-    rows = connection.execute("SELECT version, checksum, runs_with FROM schema_migrations").fetchall()
-    return migrations.lacking(shipped(), {version: Applied(checksum, oldest) for version, checksum, oldest in rows})
+    """See sqlite_migrations.pending."""
+    return sqlite_migrations.pending(connection, shipped())
 
 
 def migrate(connection: sqlite3.Connection) -> list[str]:
-    """Apply what is pending, each migration in a transaction; return their names."""
-    done = []
-    for migration in pending(connection):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in _statements(migration.sql):
-                connection.execute(statement)
-            connection.execute(
-                "INSERT INTO schema_migrations (version, name, checksum, applied_time, runs_with) "
-                "VALUES (?, ?, ?, datetime('now'), ?)",
-                (migration.version, migration.name, migration.checksum, migration.runs_with),
-            )
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-        done.append(migration.name)
-    return done
+    """See sqlite_migrations.migrate."""
+    return sqlite_migrations.migrate(connection, shipped())
 
 
 def command(settings: Settings, action: str, dry_run: bool) -> list[dict[str, str]]:
-    """Do what `agentmesh migrate status|up` asks; return each migration with applied, pending or done."""
+    """See sqlite_migrations.command."""
     connection = sqlite3.connect(database_path(settings), isolation_level=None)
     try:
-        waiting = {migration.name for migration in pending(connection)}
-        done = set(migrate(connection)) if action == "up" and not dry_run else set()
+        return sqlite_migrations.command(connection, shipped(), action, dry_run)
     finally:
         connection.close()
-    return migrations.rows(shipped(), waiting, done)
-
-
-def _statements(sql: str) -> list[str]:
-    statements, buffer = [], ""
-    for line in sql.splitlines(keepends=True):
-        buffer += line
-        if sqlite3.complete_statement(buffer):
-            statements.append(buffer)
-            buffer = ""
-    return statements

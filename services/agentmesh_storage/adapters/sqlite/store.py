@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agentmesh.kit.errors import MeshError, NotFound, Unavailable
+from agentmesh.kit.migrations import check_all_applied
 from agentmesh_storage.adapters.listing import list_query
-from agentmesh_storage.adapters.migrations import check_all_applied
 from agentmesh_storage.adapters.rows import ARTIFACT_COLUMNS, HEAD_COLUMNS, TASK_COLUMNS, to_artifact, to_head, to_task
 from agentmesh_storage.adapters.sqlite import schedules
 from agentmesh_storage.adapters.sqlite.migrate import migrate, pending
