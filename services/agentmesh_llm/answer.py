@@ -1,7 +1,7 @@
 """One provider call whose answer any number of callers read, each from its first delta on."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -223,6 +223,10 @@ class Reader:
         """End this caller's part with an error; others read on."""
         self._error = error
         self.wake()
+
+    def when_done(self, then: Callable[[], None]) -> None:
+        """Have `then` called once the call at the provider is over, whatever became of it."""
+        self._answer.task.add_done_callback(lambda _: then())
 
     def close(self) -> None:
         """Leave. Closing twice is allowed."""

@@ -1,60 +1,92 @@
 """The composition root of the llm service."""
 
+import asyncio
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from typing import Any
 
-from agentmesh.api.llm.v1 import llm_service_pb2
+from agentmesh.api.llm.v1 import key_service_pb2, llm_service_pb2
 from agentmesh.kit import lifecycle, names
 from agentmesh.kit.auth import Access, Keyring
-from agentmesh.kit.model_settings import Provider as ProviderSettings
 from agentmesh.kit.settings import Cache as CacheSettings
 from agentmesh.kit.settings import Settings
 from agentmesh_llm.adapters.memory_cache import MemoryCache
+from agentmesh_llm.books.accounts import Accounts
+from agentmesh_llm.books.budgets import Budgets
+from agentmesh_llm.books.keys import Keys
+from agentmesh_llm.books.ledger import Ledger
+from agentmesh_llm.books.records import Books
+from agentmesh_llm.books.windows import Windows
 from agentmesh_llm.caching import AnswerCache
-from agentmesh_llm.catalogue import Alias, Catalogue
-from agentmesh_llm.deployments import Offer
 from agentmesh_llm.grpc_api import LlmApi
-from agentmesh_llm.ports import CacheStore, Provider
+from agentmesh_llm.key_api import KeyApi
+from agentmesh_llm.offering import Offering
+from agentmesh_llm.ports import CacheStore
+from agentmesh_llm.reloading import Reloader
 from agentmesh_llm.service import ModelDesk
 from agentmesh_llm.settings import Bounds
+
+_DAY_S = 86_400
 
 
 async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> lifecycle.Built:
     """Put the llm service together; it is ready at once, since no provider is asked whether it is there."""
-    offers = [
-        Offer(
-            name=provider.name,
-            provider=open_provider(provider),
-            models=provider.models,
-            embedding_models=provider.embedding_models,
-            total_timeout_s=provider.pool.total_timeout_s,
-            embedding_batch=provider.embedding_batch,
-        )
-        for provider in settings.llm.providers
-    ]
+    offering = Offering(settings.llm)
+    stack.push_async_callback(offering.aclose)
     cache = AnswerCache(open_cache(settings.cache), ttl_s=settings.cache.ttl)
-    aliases = [Alias(alias.name, alias.models, alias.fallbacks) for alias in settings.llm.aliases]
-    catalogue = Catalogue(offers, settings.llm.default_model, aliases)
-    desk = ModelDesk(catalogue, Bounds.of(settings.llm), cache)
+    accounts = _open_accounts(settings, stack)
+    desk = ModelDesk(offering.catalogue, Bounds.of(settings.llm), cache, accounts)
     stack.push_async_callback(desk.aclose)
-    service = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"]
-    access = Access.internal(names.RUNNER, names.ROUTER, names.GATEWAY)
-    return lifecycle.Built(services=[(service, LlmApi(desk), access)])
+
+    def use(fresh: Settings) -> None:
+        desk.use(offering.use(fresh.llm))
+        accounts.use(fresh.llm.spending)
+
+    _run(Reloader(settings, use).run(), stack)
+    models = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"]
+    keys = key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]
+    callers = Access.internal(names.RUNNER, names.ROUTER, names.GATEWAY, names.OPERATOR)
+    return lifecycle.Built(
+        services=[
+            (models, LlmApi(desk), callers),
+            (keys, KeyApi(accounts.keys), Access.internal(names.OPERATOR, names.GATEWAY)),
+        ]
+    )
 
 
-def open_provider(provider: ProviderSettings) -> Provider:
-    """Make the adapter of a configured provider; the libraries of the other kinds are not imported."""
-    if provider.kind == "offline":
-        from agentmesh_llm.adapters.offline import OfflineProvider
+def _open_accounts(settings: Settings, stack: AsyncExitStack) -> Accounts:
+    spending = settings.llm.spending
+    ledger = Ledger(
+        _open_books(settings),
+        flush_s=spending.flush_s,
+        keep_days=spending.keep_days,
+        keep_tasks_days=max(1, round(settings.retention.tasks_s / _DAY_S)),
+    )
+    windows = Windows()
+    if settings.cache.backend == "redis" and settings.cache.url is not None:
+        from agentmesh_llm.adapters.redis_windows import RedisWindows
 
-        return OfflineProvider()
-    if provider.kind == "anthropic":
-        from agentmesh_llm.adapters.anthropic import AnthropicProvider
+        shared = RedisWindows(settings.cache.url.get_secret_value(), windows)
+        stack.push_async_callback(shared.aclose)
+        _run(shared.run(), stack)
+    _run(ledger.run(), stack)
+    keys = Keys(ledger.books, cache_s=spending.key_cache_s)
+    return Accounts(ledger, Budgets(ledger, windows), keys, spending)
 
-        return AnthropicProvider(provider)
-    from agentmesh_llm.adapters.openai_compatible import OpenAiCompatibleProvider
 
-    return OpenAiCompatibleProvider(provider)
+def _open_books(settings: Settings) -> Books:
+    if settings.database.is_embedded:
+        from agentmesh_llm.adapters.books_sqlite.store import SqliteBooks, books_path
+
+        return SqliteBooks(books_path(settings))
+    from agentmesh_llm.adapters.books_postgres.store import PostgresBooks
+
+    return PostgresBooks(settings.database)
+
+
+def _run(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
+    stack.callback(asyncio.create_task(work).cancel)
 
 
 def open_cache(settings: CacheSettings) -> CacheStore:

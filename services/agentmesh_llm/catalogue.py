@@ -1,8 +1,9 @@
 """Knows which provider serves which model, because a request names only the model."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from agentmesh.kit.errors import InvalidRequest, NotFound
 from agentmesh_llm.deployments import Deployment, Offer
@@ -42,7 +43,8 @@ class Catalogue:
     """Finds models. Offers come in order of preference.
 
     A model's id is its name; where an earlier provider has a model of that name, it is PROVIDER/NAME. The longer
-    form finds any model. An alias stands before a model of its name.
+    form finds any model. An alias stands before a model of its name. Of the deployments that are `known` by
+    PROVIDER/MODEL, those with the same connections are taken over with what they know of themselves.
     """
 
     def __init__(
@@ -51,9 +53,12 @@ class Catalogue:
         default_model: str,
         aliases: Iterable[Alias] = (),
         now: Callable[[], float] = time.monotonic,
+        known: Mapping[str, Deployment] = MappingProxyType({}),
     ) -> None:
         self.offers = tuple(offers)
+        self.deployments: list[Deployment] = []
         self._now = now
+        self._known = known
         self._by_id: dict[str, Served] = {}
         self._long: dict[str, Served] = {}
         for offer in self.offers:
@@ -99,9 +104,17 @@ class Catalogue:
     def _add(self, offer: Offer, name: str, embeddings: bool) -> None:
         model_id = f"{offer.name}/{name}" if name in self._by_id else name
         model = Model(model_id, name, offer.name, is_default=False, embeddings=embeddings)
-        served = Served(model, (Deployment(offer, name, self._now),))
+        served = Served(model, (self._deployment(offer, name),))
         served = self._by_id.setdefault(model_id, served)
         self._long[f"{offer.name}/{name}"] = served
+
+    def _deployment(self, offer: Offer, name: str) -> Deployment:
+        one = self._known.get(f"{offer.name}/{name}")
+        if one is None or one.offer.provider is not offer.provider:
+            one = Deployment(offer, name, self._now)
+        one.offer = offer  # its prices may be others
+        self.deployments.append(one)
+        return one
 
     def _first(self, embeddings: bool, wanted: str) -> Served | None:
         of_kind = [served for served in self._by_id.values() if served.model.embeddings == embeddings]

@@ -8,7 +8,7 @@ the answer three, an image, sound or file 1,000.
 import re
 from collections.abc import Iterable
 
-from agentmesh_llm.domain import DataPart, MediaPart, Message, TextPart
+from agentmesh_llm.domain import DataPart, MediaPart, Message, Question, TextPart
 
 _PIECE = re.compile(r"[A-Za-z0-9]+|[^\W_]+|\S")
 _ASCII_CHARACTERS_PER_TOKEN = 6
@@ -33,6 +33,17 @@ def tokens_of_text(text: str) -> int:
 def roughly(characters: int) -> int:
     """Estimate the tokens of so many characters of any text, at once however many they are."""
     return -(-characters // _CHARACTERS_PER_TOKEN)
+
+
+def rough_tokens(question: Question) -> int:
+    """Estimate the input tokens of a question, at once however long it is; what it brings along counts, too."""
+    media = sum(isinstance(part, MediaPart) for message in question.messages for part in message.parts)
+    return roughly(characters_of(question.messages)) + _PER_MEDIA * media
+
+
+def rough_tokens_of_texts(texts: Iterable[str]) -> int:
+    """Estimate the tokens of texts, at once however long they are."""
+    return roughly(sum(map(len, texts)))
 
 
 def characters_of(messages: Iterable[Message]) -> int:

@@ -1,10 +1,11 @@
 """Where a model runs, how it fares there, and which place is asked next; pure but for the clock that is passed in."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable
+from agentmesh_llm.books.prices import Price
 from agentmesh_llm.ports import Provider
 
 _OPEN_AFTER: Final = 5
@@ -21,7 +22,8 @@ _QUICK_S: Final = 0.05  # what a place that was never asked is taken to need
 class Offer:
     """A provider as configured, with the models it is asked for.
 
-    `total_timeout_s` bounds what is no stream, `embedding_batch` the texts of one call.
+    `total_timeout_s` bounds what is no stream, `embedding_batch` the texts of one call; `prices` has those of the
+    models that have one.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Offer:
     embedding_models: tuple[str, ...]
     total_timeout_s: float
     embedding_batch: int = 256
+    prices: Mapping[str, Price] = field(default_factory=dict)
 
 
 class Deployment:
@@ -54,6 +57,16 @@ class Deployment:
     def name(self) -> str:
         """Return PROVIDER/MODEL."""
         return f"{self.offer.name}/{self.model}"
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls run here."""
+        return self._in_flight
+
+    @property
+    def price(self) -> Price | None:
+        """Return what it costs, if that is known."""
+        return self.offer.prices.get(self.model)
 
     @property
     def is_open(self) -> bool:

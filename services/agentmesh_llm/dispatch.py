@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, NotFound, ResourceExhausted, Unavailable, WrongState
+from agentmesh_llm.books.records import NANO
 from agentmesh_llm.calls import Caller, CallRecord, Observer
 from agentmesh_llm.counting import characters_of, roughly
 from agentmesh_llm.deployments import Deployment, next_of, soonest
@@ -16,6 +17,7 @@ log = telemetry.logger(__name__)
 
 _calls = telemetry.counter(names.LLM_CALLS_TOTAL, "Calls to model providers", ("provider", "model", "status"))
 _tokens = telemetry.counter(names.LLM_TOKENS_TOTAL, "Tokens that calls consumed", ("provider", "model", "kind"))
+_cost = telemetry.counter(names.LLM_COST_TOTAL, "What calls cost in US dollars", ("provider", "model"))
 _fallbacks = telemetry.counter(names.LLM_FALLBACKS_TOTAL, "Calls that went on elsewhere", ("provider", "model"))
 
 _ELSEWHERE = (Unavailable, ResourceExhausted, WrongState, NotFound)
@@ -76,8 +78,8 @@ async def embed(ways: Ways, question: EmbedQuestion, timeout_s: float, caller: C
             with _Attempt(one, caller, observe) as attempt:
                 async with asyncio.timeout(timeout_s):
                     vectors = await one.offer.provider.embed(replace(question, model=one.model))
-                attempt.usage = vectors.usage
-                return vectors
+                attempt.usage = attempt.priced(vectors.usage)
+                return replace(vectors, usage=attempt.usage)
         except _ELSEWHERE as failed:
             last = failed
     raise last or ways.refusal()
@@ -120,11 +122,19 @@ class _Attempt:
             self._first_word_s = self._now() - self._began
             self._one.spoke(self._first_word_s)
         self._said += sum(map(size_of_text, batch))
-        self.usage = next((delta for delta in reversed(batch) if isinstance(delta, Usage)), self.usage)
+        usage = next((delta for delta in reversed(batch) if isinstance(delta, Usage)), None)
+        if usage is not None:
+            self.usage = self.priced(usage)
+            batch = [self.usage if delta is usage else delta for delta in batch]
         if not isinstance(batch[-1], Finish):
             return batch
         self._whole = True
         return [*batch[:-1], replace(batch[-1], provider=self._one.offer.name, deployment=self._one.name)]
+
+    def priced(self, usage: Usage) -> Usage:
+        """Return what was used with its cost."""
+        price = self._one.price
+        return usage if price is None else replace(usage, cost_nano_usd=price.of(usage))
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         error = None if self._whole else error
@@ -132,7 +142,7 @@ class _Attempt:
         usage, estimated = self.usage, False
         if usage is None and self._question is not None and (self._said or _is_left(error)):
             # It is paid for all the same, though the provider did not come to say how much.
-            usage = Usage(roughly(characters_of(self._question.messages)), roughly(self._said))
+            usage = self.priced(Usage(roughly(characters_of(self._question.messages)), roughly(self._said)))
             estimated = True
         record = CallRecord(
             self._caller,
@@ -181,3 +191,5 @@ def _count(record: CallRecord) -> None:
     ):
         if tokens > 0:
             _tokens.labels(*place, kind + suffix).inc(tokens)
+    if record.usage.cost_nano_usd:
+        _cost.labels(*place).inc(record.usage.cost_nano_usd / NANO)

@@ -226,7 +226,8 @@ class LogprobsDelta:
 class Usage:
     """Tokens that a call consumed; 0 where the provider doesn't tell.
 
-    Of `input_tokens`, some were read from the provider's prompt cache and some written into it; of `output_tokens`,
+    The cost is in billionths of a US dollar, where the model has a price. Of `input_tokens`, some were read from the
+    provider's prompt cache and some written into it; of `output_tokens`,
     some went into thinking.
     """
 
@@ -235,6 +236,7 @@ class Usage:
     cached_input_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    cost_nano_usd: int = 0
 
 
 @dataclass(frozen=True, slots=True)

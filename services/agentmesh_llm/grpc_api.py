@@ -9,8 +9,9 @@ from agentmesh.kit import names
 from agentmesh.kit.answers import fold
 from agentmesh.kit.errors import InvalidRequest
 from agentmesh.kit.rpc_server import Call
-from agentmesh_llm import checks, wire
+from agentmesh_llm import checks, usage_wire, wire
 from agentmesh_llm.answer import Reader
+from agentmesh_llm.books.accounts import Standing
 from agentmesh_llm.caching import Recalled, whole_of
 from agentmesh_llm.calls import Caller
 from agentmesh_llm.catalogue import Served
@@ -21,8 +22,9 @@ from agentmesh_llm.service import ModelDesk
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Who is to answer a request, under which key, and what the cache has to do with it."""
+    """Who asks, who is to answer, under which key, and what the cache has to do with it."""
 
+    standing: Standing
     served: Served
     key: JoinKey | None
     recalled: Recalled | None
@@ -83,9 +85,10 @@ class LlmApi:
 
     async def embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
         """Return vectors."""
+        standing = await self._desk.accounts.enter(_caller(call))
         question = wire.from_embed_request(request)
         timeout_s = call.remaining_s(self._desk.bounds.stream_s)
-        served, embedded = await self._desk.embed(_caller(call), question, request.cache, timeout_s)
+        served, embedded = await self._desk.embed(standing, question, request.cache, timeout_s)
         vectors = embedded.vectors
         asked_for = embedded.cached < len(question.inputs)
         return pb.EmbedResponse(
@@ -94,6 +97,12 @@ class LlmApi:
             model=vectors.model or served.model.name,
             cached=embedded.cached,
         )
+
+    async def get_usage(self, request: pb.GetUsageRequest, call: Call) -> pb.GetUsageResponse:
+        """Add up what was used."""
+        tenant = call.tenant if call.identity.role == names.OPERATOR else _tenant(call)
+        query = usage_wire.from_request(request, tenant, today=self._desk.accounts.today)
+        return usage_wire.to_response(query, await self._desk.accounts.usage(query))
 
     async def purge_cache(self, request: pb.PurgeCacheRequest, call: Call) -> pb.PurgeCacheResponse:
         """Forget cached answers."""
@@ -115,12 +124,13 @@ class LlmApi:
         return pb.GetModelResponse(model=wire.to_model(self._desk.model(request.model)))
 
     async def _recall(self, request: pb.GenerateRequest, call: Call) -> _Asked:
+        standing = await self._desk.accounts.enter(_caller(call))
         served = self._desk.resolve(request.model)
         key = None
         if request.idempotency_key:
             key = JoinKey(_tenant(call), request.idempotency_key, wire.digest_of(request))
         checks.check_policy(request.cache)
-        return _Asked(served, key, await self._desk.recall(_tenant(call), served, request, key))
+        return _Asked(standing, served, key, await self._desk.recall(standing, served, request, key))
 
     def _open(self, asked: _Asked, request: pb.GenerateRequest, call: Call, *, unary: bool) -> Reader:
         question = wire.from_request(request)
@@ -131,7 +141,7 @@ class LlmApi:
             asked.key,
             asked.recalled,
             call.remaining_s(bound),
-            _caller(call),
+            asked.standing,
             fallbacks=request.fallbacks,
         )
 
@@ -144,7 +154,8 @@ class LlmApi:
 
 def _caller(call: Call) -> Caller:
     task = call.identity.task
-    return Caller(_tenant(call), task_id=task.task_id if task else "", traceparent=call.traceparent)
+    task_id = task.task_id if task else ""
+    return Caller(_tenant(call), call.identity.key_id, task_id, call.traceparent)
 
 
 def _tenant(call: Call) -> str:

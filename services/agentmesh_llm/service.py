@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Hashable, Sequence
+from functools import partial
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import InvalidRequest
 from agentmesh_llm import counting, dispatch
-from agentmesh_llm.answer import Reader, SharedAnswer
+from agentmesh_llm.answer import Batches, Reader, SharedAnswer
+from agentmesh_llm.books.accounts import Accounts, Standing, Tab
 from agentmesh_llm.cache_keys import answer_key
 from agentmesh_llm.caching import AnswerCache, Recalled, entry_of, is_repeatable, not_cached
-from agentmesh_llm.calls import Caller, CallRecord, Observer
+from agentmesh_llm.calls import CallRecord, Observer
 from agentmesh_llm.catalogue import Catalogue, Served
+from agentmesh_llm.counting import rough_tokens, rough_tokens_of_texts
 from agentmesh_llm.domain import Delta, EmbedQuestion, Finish, Message, Model, Question
 from agentmesh_llm.embedding import Embedded, Embedder
 from agentmesh_llm.joining import Joiner, JoinKey
@@ -28,33 +31,47 @@ class ModelDesk:
     """Answers for every configured model."""
 
     def __init__(
-        self, catalogue: Catalogue, bounds: Bounds, cache: AnswerCache, observers: Sequence[Observer] = ()
+        self,
+        catalogue: Catalogue,
+        bounds: Bounds,
+        cache: AnswerCache,
+        accounts: Accounts,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.bounds = bounds
+        self.accounts = accounts
         self._observers = observers
         self._catalogue = catalogue
         self._joiner = Joiner(bounds)
         self._cache = cache
         self._embedder = Embedder(cache)
 
+    def use(self, catalogue: Catalogue) -> None:
+        """Answer from another catalogue from now on; what runs goes on."""
+        self._catalogue = catalogue
+
     def resolve(self, model_id: str) -> Served:
         """Return who answers questions to a model; raise NotFound or InvalidRequest."""
         return self._catalogue.resolve(model_id, embeddings=False)
 
     async def recall(
-        self, tenant: str, served: Served, request: pb.GenerateRequest, key: JoinKey | None
+        self, standing: Standing, served: Served, request: pb.GenerateRequest, key: JoinKey | None
     ) -> Recalled | None:
         """Look for an answer that was given before; None if the request has nothing to do with the cache.
 
-        Raises NotFound if only a cached answer will do and there is none.
+        Raises NotFound if only a cached answer will do and there is none, PermissionDenied if the caller's key is not
+        for the model.
         """
+        standing.check([served.model.id, *request.fallbacks])
         use = self._cache.use(request.cache, repeatable=is_repeatable(request))
         if use is None:
             return None
-        at = answer_key(tenant, served.model, request)
+        at = answer_key(standing.caller.tenant, served.model, request)
         entry = None
         if use.look and not (key and self._joiner.has(key)):
             (entry,) = await self._cache.find([at], "answer")
+            if entry is not None:
+                self.accounts.hit(standing, served.deployments[0])
         if entry is None and use.only:
             raise not_cached()
         return Recalled(use, at, entry)
@@ -66,13 +83,14 @@ class ModelDesk:
         key: JoinKey | None,
         recalled: Recalled | None,
         timeout_s: float,
-        caller: Caller,
+        standing: Standing,
         *,
         fallbacks: Sequence[str] = (),
     ) -> Reader:
         """Start the call on the caller's account within `timeout_s`, or join one. Close the reader in the end.
 
-        Where the model can't be asked, the fallbacks are, in turn; raises NotFound for one that isn't there.
+        Where the model can't be asked, the fallbacks are, in turn; raises NotFound for one that isn't there, and
+        ResourceExhausted if the call is more than the caller may have.
 
         A call is joined by the same key, or by the same question if the request may have a cached answer.
         """
@@ -80,6 +98,14 @@ class ModelDesk:
         same: Hashable = None
         if recalled is not None:
             same = recalled.key if recalled.use.look else object()  # kept whole, but found by nobody
+
+        tabs: list[Tab] = []
+
+        def start() -> Batches:
+            tokens = question.sampling.max_output_tokens
+            tab = self.accounts.open_tab(standing, served.deployments, partial(rough_tokens, question), tokens)
+            tabs.append(tab)
+            return dispatch.stream(ways, question, standing.caller, partial(self._observe, tab))
 
         def keep(answer: SharedAnswer) -> None:
             if recalled is not None and recalled.use.keep and _is_of(answer.whole, served):
@@ -89,13 +115,16 @@ class ModelDesk:
 
         reader = self._joiner.open(
             key,
-            lambda: dispatch.stream(ways, question, caller, self._observe),
+            start,
             deadline=asyncio.get_running_loop().time() + timeout_s,
             on_end=keep,
             question=same,
         )
+        for tab in tabs:
+            reader.when_done(tab.close)
         if reader.joined:
             _joined.inc()
+            self.accounts.hit(standing, served.deployments[0])
         return reader
 
     async def cancel(self, tenant: str, idempotency_key: str) -> bool:
@@ -103,14 +132,22 @@ class ModelDesk:
         return await self._joiner.cancel(tenant, idempotency_key)
 
     async def embed(
-        self, caller: Caller, question: EmbedQuestion, policy: pb.CachePolicy, timeout_s: float
+        self, standing: Standing, question: EmbedQuestion, policy: pb.CachePolicy, timeout_s: float
     ) -> tuple[Served, Embedded]:
         """Return vectors; raise InvalidRequest if they don't fit into one message, NotFound as `recall`."""
         served = self._catalogue.resolve(question.model, embeddings=True)
+        standing.check([served.model.id])
         _check_size(len(question.inputs), question.dimensions)
         use = self._cache.use(policy, repeatable=True)
-        async with asyncio.timeout(min(timeout_s, served.total_timeout_s)):
-            embedded = await self._embedder.embed(caller.tenant, served, question, use)
+        tokens = partial(rough_tokens_of_texts, question.inputs)
+        tab = self.accounts.open_tab(standing, served.deployments, tokens, None)
+        try:
+            async with asyncio.timeout(min(timeout_s, served.total_timeout_s)):
+                embedded = await self._embedder.embed(standing.caller.tenant, served, question, use)
+            asked = int(embedded.cached < len(question.inputs))
+            tab.book(served.deployments[0].name, embedded.vectors.usage, calls=asked)
+        finally:
+            tab.close()
         _check_size(len(embedded.vectors.values), max(map(len, embedded.vectors.values), default=0))
         return served, embedded
 
@@ -132,17 +169,17 @@ class ModelDesk:
         """Return one model; raise NotFound."""
         return self._catalogue.get(model_id)
 
-    def _observe(self, record: CallRecord) -> None:
+    def _observe(self, tab: Tab, record: CallRecord) -> None:
+        tab.record(record)
         for observer in self._observers:
             observer(record)
 
     async def aclose(self) -> None:
-        """End every call, then let the providers go."""
+        """End every call, and write down what they used."""
         await self._joiner.aclose()
         await self._embedder.aclose()
         await self._cache.aclose()
-        for offer in self._catalogue.offers:
-            await offer.provider.aclose()
+        await self.accounts.aclose()
 
 
 def _is_of(deltas: Sequence[Delta], served: Served) -> bool:

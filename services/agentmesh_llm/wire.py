@@ -135,6 +135,7 @@ def to_usage(usage: Usage, model: str, *, calls: int = 1) -> types_pb2.Usage:
         model=model,
         cache_write_tokens=usage.cache_write_tokens,
         reasoning_tokens=usage.reasoning_tokens,
+        cost_nano_usd=usage.cost_nano_usd if calls else 0,
     )
 
 

@@ -1,9 +1,11 @@
 """Runs the real llm service in a test and calls it over gRPC as its callers do."""
 
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import grpc
@@ -75,8 +77,9 @@ async def read(call: Any) -> tuple[list[pb.Delta], MeshError | None]:
 async def llm_service(*providers: Provider, **llm: Any) -> AsyncIterator[LlmCaller]:
     """Run the service over these providers, with these keys of `llm` in its settings."""
     keyring = Keyring("a secret for tests")
-    settings = Settings(llm=Llm(providers=providers, **llm))
     async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        settings = Settings(llm=Llm(providers=providers, **llm), data_dir=Path(folder))
         built = await build(settings, keyring, stack)
         address = await stack.enter_async_context(serving(built.services, keyring=keyring))
         channel = await stack.enter_async_context(open_channel(address))

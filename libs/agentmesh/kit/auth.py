@@ -14,6 +14,7 @@ from pathlib import Path
 from agentmesh.kit import names
 from agentmesh.kit.errors import PermissionDenied, Unauthenticated, WrongState
 
+_HOLDERS = (*names.ROLES, names.OPERATOR)
 _TOKEN_FILE = "service-token"  # noqa: S105 - a file's name
 
 
@@ -35,6 +36,8 @@ class Identity:
     tenant: str = names.DEFAULT_TENANT
     role: str = ""
     task: TaskClaims | None = None
+    key_id: str = ""
+    """The virtual key that the gateway was shown, if it was one."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ class Keyring:
     def role_of(self, token: str) -> str | None:
         """Return the role that a token proves, or None."""
         role = token.partition(".")[0]
-        known = role in names.ROLES and hmac.compare_digest(token.encode(), self.role_token(role).encode())
-        return role if known else None
+        if role not in _HOLDERS:
+            return None
+        return role if hmac.compare_digest(token.encode(), self.role_token(role).encode()) else None
 
     def sign(self, claims: TaskClaims) -> str:
         """Write a task token."""
@@ -141,6 +145,9 @@ class Authenticator:
             return Identity(tenant=claims.tenant, role=role, task=claims)
         if role == names.GATEWAY:
             # It has checked its client's credential itself. From anybody else the key means nothing.
+            key_id = metadata.get(names.VIRTUAL_KEY, "")
+            return Identity(tenant=metadata.get(names.TENANT, ""), role=role, key_id=key_id)
+        if role == names.OPERATOR:
             return Identity(tenant=metadata.get(names.TENANT, ""), role=role)
         if role == names.RUNNER:
             raise Unauthenticated("a runner must show a task token", reason="TASK_TOKEN_MISSING")

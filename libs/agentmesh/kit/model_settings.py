@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from agentmesh.kit.setting_types import Credential, Name, Names, ProviderUrl, Seconds, Section
+from agentmesh.kit.spend_settings import ModelPrice, Spending
 
 ANTHROPIC_URL = "https://api.anthropic.com/v1"
 OFFLINE_MODEL = "offline"
@@ -97,6 +98,9 @@ class Llm(Section):
     """How long a keyed call goes on after its caller is lost, so that the next attempt can join it."""
     join_max_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 1_048_576
     """Bytes kept of one such call."""
+    prices: tuple[ModelPrice, ...] = ()
+    """The first one that fits a model counts; a model without a price costs nothing."""
+    spending: Spending = Spending()
 
     @field_validator("aliases")
     @classmethod

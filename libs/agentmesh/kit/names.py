@@ -9,6 +9,7 @@ DEFAULT_TENANT: Final = "default"
 AUTHORIZATION: Final = "authorization"
 TASK_TOKEN: Final = "x-agentmesh-task-token"  # noqa: S105 - the name of a key, not a token
 TENANT: Final = "x-agentmesh-tenant"
+VIRTUAL_KEY: Final = "x-agentmesh-key"
 TRACEPARENT: Final = "traceparent"
 RETRY_PUSHBACK: Final = "grpc-retry-pushback-ms"
 STATUS_DETAILS: Final = "grpc-status-details-bin"
@@ -20,6 +21,9 @@ LLM: Final = "llm"
 STORAGE: Final = "storage"
 GATEWAY: Final = "gateway"
 ROLES: Final = (ROUTER, RUNNER, LLM, STORAGE, GATEWAY)
+OPERATOR: Final = "operator"
+"""Who holds the mesh's secret and is no service: the `agentmesh` command where the mesh is run."""
+VIRTUAL_KEY_PREFIX: Final = "am-"
 
 # Metrics with the names that users already have dashboards for.
 REQUESTS_TOTAL: Final = "agent_requests_total"
@@ -47,6 +51,11 @@ LLM_CACHE_LOOKUPS_TOTAL: Final = "agentmesh_llm_cache_lookups_total"
 LLM_CACHE_BYTES: Final = "agentmesh_llm_cache_bytes"
 LLM_CACHE_FAILURES_TOTAL: Final = "agentmesh_llm_cache_failures_total"
 LLM_BATCH_INPUTS_TOTAL: Final = "agentmesh_llm_batch_inputs_total"
+LLM_COST_TOTAL: Final = "agentmesh_llm_cost_usd_total"
+LLM_USAGE_PENDING: Final = "agentmesh_llm_usage_pending"
+LLM_USAGE_FAILURES_TOTAL: Final = "agentmesh_llm_usage_write_failures_total"
+LLM_LIMITED_TOTAL: Final = "agentmesh_llm_limited_total"
+LLM_RELOADS_TOTAL: Final = "agentmesh_llm_config_reloads_total"
 LLM_TOKENS_TOTAL: Final = "agentmesh_llm_tokens_total"
 GATEWAY_REQUESTS_TOTAL: Final = "agentmesh_gateway_requests_total"
 GATEWAY_REQUEST_DURATION: Final = "agentmesh_gateway_request_duration_seconds"
@@ -57,6 +66,7 @@ GATEWAY_STREAM_RESUMES_TOTAL: Final = "agentmesh_gateway_stream_resumes_total"
 OVERLOADED: Final = "OVERLOADED"
 RATE_LIMITED: Final = "RATE_LIMITED"
 QUEUE_FULL: Final = "QUEUE_FULL"
+BUDGET_EXHAUSTED: Final = "BUDGET_EXHAUSTED"
 
 # Bounds that the contract and the promises fix.
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 
 from agentmesh.kit.limit_settings import Limits, Retention
 from agentmesh.kit.model_settings import Llm
@@ -326,3 +326,6 @@ class Settings(Section):
     limits: Limits = Limits()
     retention: Retention = Retention()
     llm: Llm = Llm()
+
+    _source: object = PrivateAttr(None)
+    """What `config.load` made them from; None for settings that came from nowhere."""

@@ -1397,3 +1397,166 @@ class PurgeCacheResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PurgeCacheResponse: _TypeAlias = PurgeCacheResponse  # noqa: Y015
+
+@_typing.final
+class GetUsageRequest(_message.Message):
+    """GetUsageRequest says which usage to add up, and into which sums."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _By:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[GetUsageRequest._By.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        BY_UNSPECIFIED: GetUsageRequest._By.ValueType  # 0
+        """Not set."""
+        BY_TENANT: GetUsageRequest._By.ValueType  # 1
+        """A tenant."""
+        BY_KEY: GetUsageRequest._By.ValueType  # 2
+        """A virtual key."""
+        BY_MODEL: GetUsageRequest._By.ValueType  # 3
+        """A model."""
+        BY_DAY: GetUsageRequest._By.ValueType  # 4
+        """A day, UTC."""
+        BY_TASK: GetUsageRequest._By.ValueType  # 5
+        """A task."""
+
+    class By(_By, metaclass=_ByEnumTypeWrapper):
+        """By is what each sum is of."""
+
+    BY_UNSPECIFIED: GetUsageRequest.By.ValueType  # 0
+    """Not set."""
+    BY_TENANT: GetUsageRequest.By.ValueType  # 1
+    """A tenant."""
+    BY_KEY: GetUsageRequest.By.ValueType  # 2
+    """A virtual key."""
+    BY_MODEL: GetUsageRequest.By.ValueType  # 3
+    """A model."""
+    BY_DAY: GetUsageRequest.By.ValueType  # 4
+    """A day, UTC."""
+    BY_TASK: GetUsageRequest.By.ValueType  # 5
+    """A task."""
+
+    BY_FIELD_NUMBER: _builtins.int
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    from_day: _builtins.str
+    """The first day, as 2026-11-26; the first of this month if empty."""
+    to_day: _builtins.str
+    """The last day; today if empty."""
+    key_id: _builtins.str
+    """Only this virtual key's."""
+    model: _builtins.str
+    """Only this model's, as PROVIDER/MODEL."""
+    task_id: _builtins.str
+    """Only this task's."""
+    limit: _builtins.int
+    """How many sums at most, the costliest first; 1000 if 0, at most 10000."""
+    @_builtins.property
+    def by(self) -> _containers.RepeatedScalarFieldContainer[Global___GetUsageRequest.By.ValueType]:
+        """What the sums are apart by; one sum of everything if empty."""
+
+    def __init__(
+        self,
+        *,
+        by: _abc.Iterable[Global___GetUsageRequest.By.ValueType] | None = ...,
+        from_day: _builtins.str = ...,
+        to_day: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "from_day", b"from_day", "key_id", b"key_id", "limit", b"limit", "model", b"model", "task_id", b"task_id", "to_day", b"to_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageRequest: _TypeAlias = GetUsageRequest  # noqa: Y015
+
+@_typing.final
+class GetUsageResponse(_message.Message):
+    """GetUsageResponse holds the sums."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """Whether there are more."""
+    @_builtins.property
+    def sums(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageSum]:
+        """The costliest first, then those with the most tokens; by day if that is
+        all they are apart by.
+        """
+
+    def __init__(
+        self,
+        *,
+        sums: _abc.Iterable[Global___UsageSum] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "sums", b"sums"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUsageResponse: _TypeAlias = GetUsageResponse  # noqa: Y015
+
+@_typing.final
+class UsageSum(_message.Message):
+    """UsageSum is what was used; the fields that it is not apart by are empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The tenant."""
+    key_id: _builtins.str
+    """The virtual key; empty too for what was asked without one."""
+    model: _builtins.str
+    """The model as PROVIDER/MODEL."""
+    day: _builtins.str
+    """The day, UTC, as 2026-11-26."""
+    task_id: _builtins.str
+    """The task."""
+    requests: _builtins.int
+    """Requests that were answered, also from the cache, or refused by the
+    provider.
+    """
+    @_builtins.property
+    def usage(self) -> _types_pb2.Usage:
+        """Tokens, calls to providers and cost."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        day: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        usage: _types_pb2.Usage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "key_id", b"key_id", "model", b"model", "requests", b"requests", "task_id", b"task_id", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageSum: _TypeAlias = UsageSum  # noqa: Y015

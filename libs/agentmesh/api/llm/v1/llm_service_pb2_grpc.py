@@ -70,6 +70,11 @@ class LlmServiceStub:
                 request_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/agentmesh.api.llm.v1.LlmService/GetUsage',
+                request_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetUsageResponse.FromString,
+                _registered_method=True)
         self.PurgeCache = channel.unary_unary(
                 '/agentmesh.api.llm.v1.LlmService/PurgeCache',
                 request_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.PurgeCacheRequest.SerializeToString,
@@ -132,6 +137,14 @@ class LlmServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsage(self, request, context):
+        """GetUsage adds up what was asked of models and what it cost, for the
+        caller's tenant; for every tenant if an operator asks for none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PurgeCache(self, request, context):
         """PurgeCache forgets cached answers of the caller's tenant.
         """
@@ -176,6 +189,11 @@ def add_LlmServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetModelRequest.FromString,
                     response_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetModelResponse.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetUsageRequest.FromString,
+                    response_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetUsageResponse.SerializeToString,
             ),
             'PurgeCache': grpc.unary_unary_rpc_method_handler(
                     servicer.PurgeCache,
@@ -373,6 +391,33 @@ class LlmService:
             '/agentmesh.api.llm.v1.LlmService/GetModel',
             agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetModelRequest.SerializeToString,
             agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.api.llm.v1.LlmService/GetUsage',
+            agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetUsageRequest.SerializeToString,
+            agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.GetUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

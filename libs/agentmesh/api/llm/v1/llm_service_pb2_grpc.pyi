@@ -50,6 +50,10 @@ class LlmServiceStub:
     """ListModels lists the configured models."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_llm_service_pb2.GetModelRequest, _llm_service_pb2.GetModelResponse]
     """GetModel returns one model."""
+    GetUsage: _grpc.UnaryUnaryMultiCallable[_llm_service_pb2.GetUsageRequest, _llm_service_pb2.GetUsageResponse]
+    """GetUsage adds up what was asked of models and what it cost, for the
+    caller's tenant; for every tenant if an operator asks for none.
+    """
     PurgeCache: _grpc.UnaryUnaryMultiCallable[_llm_service_pb2.PurgeCacheRequest, _llm_service_pb2.PurgeCacheResponse]
     """PurgeCache forgets cached answers of the caller's tenant."""
 
@@ -75,6 +79,10 @@ class LlmServiceAsyncStub(LlmServiceStub):
     """ListModels lists the configured models."""
     GetModel: _aio.UnaryUnaryMultiCallable[_llm_service_pb2.GetModelRequest, _llm_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """GetModel returns one model."""
+    GetUsage: _aio.UnaryUnaryMultiCallable[_llm_service_pb2.GetUsageRequest, _llm_service_pb2.GetUsageResponse]  # type: ignore[assignment]
+    """GetUsage adds up what was asked of models and what it cost, for the
+    caller's tenant; for every tenant if an operator asks for none.
+    """
     PurgeCache: _aio.UnaryUnaryMultiCallable[_llm_service_pb2.PurgeCacheRequest, _llm_service_pb2.PurgeCacheResponse]  # type: ignore[assignment]
     """PurgeCache forgets cached answers of the caller's tenant."""
 
@@ -139,6 +147,16 @@ class LlmServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_llm_service_pb2.GetModelResponse, _abc.Awaitable[_llm_service_pb2.GetModelResponse]]:
         """GetModel returns one model."""
+
+    @_abc_1.abstractmethod
+    def GetUsage(
+        self,
+        request: _llm_service_pb2.GetUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_llm_service_pb2.GetUsageResponse, _abc.Awaitable[_llm_service_pb2.GetUsageResponse]]:
+        """GetUsage adds up what was asked of models and what it cost, for the
+        caller's tenant; for every tenant if an operator asks for none.
+        """
 
     @_abc_1.abstractmethod
     def PurgeCache(

@@ -1,0 +1,1 @@
+"""The books in a SQLite file: one llm-proxy on one machine."""
