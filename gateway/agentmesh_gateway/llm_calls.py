@@ -16,9 +16,12 @@ from agentmesh_gateway.json_bodies import object_of
 from agentmesh_gateway.settings import Bounds
 from agentmesh_gateway.streaming import while_connected
 from agentmesh_gateway.upstream import Metadata, Upstream
+from agentmesh_gateway.virtual_keys import VirtualKeys, is_virtual
 
 _METHODS: Mapping[str, MethodDescriptor] = pb.DESCRIPTOR.services_by_name["LlmService"].methods_by_name
 _BEARER = "Bearer "
+# What the llm-proxy says of the client's key, not of the gateway's.
+_CLIENTS_FAULT = frozenset({"KEY_INVALID", "MODEL_NOT_ALLOWED"})
 
 
 class LlmCalls:
@@ -33,14 +36,23 @@ class LlmCalls:
         self._upstream = upstream
         self._authenticator = authenticator
         self._credential = rpc_client.bearer(keyring.role_token(names.GATEWAY))
+        self._virtual_keys = VirtualKeys(upstream, self._credential)
 
-    def metadata_of(self, request: Request) -> Metadata:
+    async def metadata_of(self, request: Request) -> Metadata:
         """Return the metadata of calls for this client; raise Unauthenticated. The body need not be read for it."""
         shown = request.headers.get("x-api-key")
         credential = request.headers.get(names.AUTHORIZATION, "") if shown is None else _BEARER + shown
+        traceparent = (names.TRACEPARENT, telemetry.traceparent_or_new(request.headers.get(names.TRACEPARENT)))
+        secret = credential.removeprefix(_BEARER).strip()
+        if is_virtual(secret):
+            # A key that was revoked opens nothing, not even where nobody is asked for a key.
+            try:
+                key = await self._virtual_keys.verify(secret)
+            except errors.MeshError as error:
+                raise _ours(error) from None
+            return (*self._credential, (names.TENANT, key.tenant), (names.VIRTUAL_KEY, key.id), traceparent)
         identity = self._authenticator.identify({names.AUTHORIZATION: credential}, PUBLIC)
-        traceparent = telemetry.traceparent_or_new(request.headers.get(names.TRACEPARENT))
-        return (*self._credential, (names.TENANT, identity.tenant), (names.TRACEPARENT, traceparent))
+        return (*self._credential, (names.TENANT, identity.tenant), traceparent)
 
     async def read_object(self, request: Request) -> dict[str, Any]:
         """Return the JSON object that is the body; raise what becomes 400, 413 or 415."""
@@ -83,7 +95,8 @@ class LlmCalls:
 
 def _ours(error: errors.MeshError) -> errors.MeshError:
     """Return what the client may be told: that the gateway's own credential is wrong is no fault of the client's."""
-    if isinstance(error, errors.Unauthenticated | errors.PermissionDenied):
+    clients_fault = error.reason in _CLIENTS_FAULT
+    if isinstance(error, errors.Unauthenticated | errors.PermissionDenied) and not clients_fault:
         telemetry.logger(__name__).error("llm_proxy_refuses_gateway", reason=error.reason)
         return errors.Internal("the gateway is not set up to ask for models", reason="GATEWAY_CREDENTIAL")
     return error

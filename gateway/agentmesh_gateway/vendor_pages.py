@@ -40,7 +40,7 @@ class Vendor:
             request.scope[ROUTE_KEY] = template
             request_id = request.scope[_REQUEST_ID_KEY] = _request_id()
             try:
-                response = await handler(request, calls.metadata_of(request))
+                response = await handler(request, await calls.metadata_of(request))
             except ClientDisconnect:
                 return Response(status_code=_LEFT)
             except MeshError as error:

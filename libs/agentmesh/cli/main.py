@@ -18,12 +18,14 @@ _COMMANDS = {
     "demo": "agentmesh.cli.demo:demo",
     "dev": "agentmesh.cli.dev:dev",
     "doctor": "agentmesh.cli.doctor:doctor",
+    "keys": "agentmesh.cli.keys:keys",
     "migrate": "agentmesh.cli.migrate:migrate",
     "run": "agentmesh.cli.run:run",
     "schedules": "agentmesh.cli.schedules:schedules",
     "serve": "agentmesh.cli.serve:serve",
     "tasks": "agentmesh.cli.tasks:tasks",
     "up": "agentmesh.cli.up:up",
+    "usage": "agentmesh.cli.usage:usage",
     "version": "agentmesh.cli.version:version",
 }
 

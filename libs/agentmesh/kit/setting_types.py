@@ -89,7 +89,8 @@ def joined(host: str, port: int) -> str:
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+Name = Annotated[str, Field(pattern=NAME.pattern)]
 Names = Annotated[tuple[str, ...], BeforeValidator(listed, json_schema_input_type=str | list[str])]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(listed, json_schema_input_type=str | list[str])]
 Credential = Annotated[SecretStr, AfterValidator(_header_safe)]
