@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable
 
-from agentmesh.kit import errors
+from agentmesh.kit import errors, names
 from agentmesh_gateway import problems
 
 # Said by a provider behind us, not by us.
 _BAD_GATEWAY = frozenset({"PROVIDER_FAILED", "PROVIDER_GARBAGE", "PROVIDER_CREDENTIAL", "STREAM_INTERRUPTED"})
-_HOPELESS = frozenset({"PROVIDER_CREDENTIAL", "GATEWAY_CREDENTIAL"})
+# Trying again soon changes nothing.
+_HOPELESS = frozenset({"PROVIDER_CREDENTIAL", "GATEWAY_CREDENTIAL", names.BUDGET_EXHAUSTED})
 _RETRY_S = 1.0
 
 

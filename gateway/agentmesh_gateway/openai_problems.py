@@ -7,12 +7,15 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from agentmesh.kit import names
 from agentmesh.kit.errors import MeshError
 from agentmesh_gateway import llm_problems, problems
 
 REQUEST_ID = "x-request-id"
 
+_NO_BUDGET = "insufficient_quota"
 _CODES: Mapping[str, str] = {
+    names.BUDGET_EXHAUSTED: _NO_BUDGET,
     "CONTEXT_LENGTH": "context_length_exceeded",
     "MODEL_NOT_FOUND": "model_not_found",
     "UNAUTHENTICATED": "invalid_api_key",
@@ -32,11 +35,11 @@ _NAMES = (
 def body_of(error: MeshError) -> dict[str, Any]:
     """Return the object that tells an error."""
     status = llm_problems.status_of(error)
-    code = "rate_limit_exceeded" if status == 429 else _CODES.get(error.reason, error.reason.lower())
+    code = _CODES.get(error.reason, "rate_limit_exceeded" if status == 429 else error.reason.lower())
     return {
         "error": {
             "message": llm_problems.text_of(error, _renamed),
-            "type": _type_of(status),
+            "type": _NO_BUDGET if code == _NO_BUDGET else _type_of(status),
             "param": _param_of(error),
             "code": code,
         }

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
@@ -144,8 +145,12 @@ class ModelDesk:
         try:
             async with asyncio.timeout(min(timeout_s, served.total_timeout_s)):
                 embedded = await self._embedder.embed(standing.caller.tenant, served, question, use)
+            at = served.deployments[0]
+            if at.price is not None:
+                usage = replace(embedded.vectors.usage, cost_nano_usd=at.price.of(embedded.vectors.usage))
+                embedded = replace(embedded, vectors=replace(embedded.vectors, usage=usage))
             asked = int(embedded.cached < len(question.inputs))
-            tab.book(served.deployments[0].name, embedded.vectors.usage, calls=asked)
+            tab.book(at.name, embedded.vectors.usage, calls=asked)
         finally:
             tab.close()
         _check_size(len(embedded.vectors.values), max(map(len, embedded.vectors.values), default=0))

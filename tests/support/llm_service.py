@@ -2,15 +2,17 @@
 
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import grpc
 from pydantic import SecretStr
 
+from agentmesh.api.llm.v1 import key_service_pb2_grpc
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.api.llm.v1 import llm_service_pb2_grpc as rpc
 from agentmesh.api.types.v1 import types_pb2
@@ -18,7 +20,7 @@ from agentmesh.kit import names
 from agentmesh.kit.auth import Keyring, TaskClaims
 from agentmesh.kit.errors import MeshError, from_rpc_error
 from agentmesh.kit.model_settings import Llm, Provider, ProviderPool
-from agentmesh.kit.rpc_client import bearer, open_channel
+from agentmesh.kit.rpc_client import bearer, open_channel, unary
 from agentmesh.kit.settings import Settings
 from agentmesh_llm.app import build
 from tests.support.serving import serving
@@ -32,6 +34,7 @@ class LlmCaller:
     """A client of the llm service; each method calls on behalf of a tenant's task."""
 
     stub: "rpc.LlmServiceAsyncStub"
+    keys: Any
     keyring: Keyring
     timeout_s: float = 20.0
     address: str = ""
@@ -42,13 +45,31 @@ class LlmCaller:
         token = (names.TASK_TOKEN, self.keyring.sign(claims))
         return [*bearer(self.keyring.role_token(names.RUNNER)), token]
 
-    async def call(self, method: str, message: Any, *, tenant: str = "acme", timeout_s: float | None = None) -> Any:
+    def gateway_metadata(self, tenant: str, key_id: str = "") -> list[tuple[str, str]]:
+        """Return what a gateway shows for a client, and its virtual key."""
+        token = bearer(self.keyring.role_token(names.GATEWAY))
+        return [*token, (names.TENANT, tenant), (names.VIRTUAL_KEY, key_id)]
+
+    async def call(
+        self,
+        method: str,
+        message: Any,
+        *,
+        tenant: str = "acme",
+        timeout_s: float | None = None,
+        metadata: Sequence[tuple[str, str]] | None = None,
+    ) -> Any:
         """Make a unary call; raise the MeshError that the service meant."""
         function = getattr(self.stub, method)
-        try:
-            return await function(message, timeout=timeout_s or self.timeout_s, metadata=self.metadata(tenant))
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        shown = self.metadata(tenant) if metadata is None else metadata
+        return await unary(function, message, timeout_s=timeout_s or self.timeout_s, metadata=shown)
+
+    async def operate(self, method: str, message: Any, *, tenant: str = "") -> Any:
+        """Make a unary call as the operator, for a tenant or for all; raise the MeshError that was meant."""
+        function = getattr(self.keys if hasattr(self.keys, method) else self.stub, method)
+        whose = ((names.TENANT, tenant),) if tenant else ()
+        token = bearer(self.keyring.role_token(names.OPERATOR))
+        return await unary(function, message, timeout_s=self.timeout_s, metadata=(*token, *whose))
 
     def open(self, asked: pb.GenerateRequest, *, tenant: str = "acme", timeout_s: float | None = None) -> Any:
         """Start a stream and return gRPC's call."""
@@ -74,16 +95,19 @@ async def read(call: Any) -> tuple[list[pb.Delta], MeshError | None]:
 
 
 @asynccontextmanager
-async def llm_service(*providers: Provider, **llm: Any) -> AsyncIterator[LlmCaller]:
-    """Run the service over these providers, with these keys of `llm` in its settings."""
+async def llm_service(
+    *providers: Provider, settings: Mapping[str, Any] = MappingProxyType({}), **llm: Any
+) -> AsyncIterator[LlmCaller]:
+    """Run the service over these providers, with these keys of `llm` in its settings, and these sections beside it."""
     keyring = Keyring("a secret for tests")
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        settings = Settings(llm=Llm(providers=providers, **llm), data_dir=Path(folder))
-        built = await build(settings, keyring, stack)
+        wanted = Settings(**{"data_dir": Path(folder), **settings}, llm=Llm(providers=providers, **llm))
+        built = await build(wanted, keyring, stack)
         address = await stack.enter_async_context(serving(built.services, keyring=keyring))
         channel = await stack.enter_async_context(open_channel(address))
-        yield LlmCaller(rpc.LlmServiceStub(channel), keyring, address=address)
+        keys = key_service_pb2_grpc.KeyServiceStub(channel)
+        yield LlmCaller(rpc.LlmServiceStub(channel), keys, keyring, address=address)
 
 
 def provider(
