@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from agentmesh.kit import config, names, telemetry
+from agentmesh.kit.config_source import Watch
 from agentmesh.kit.settings import Settings
 
 log = telemetry.logger(__name__)
@@ -20,15 +21,13 @@ class Reloader:
     def __init__(self, settings: Settings, use: Callable[[Settings], None]) -> None:
         self._settings = settings
         self._use = use
+        self._watch = Watch(settings)
 
     async def run(self) -> None:
         """Look once a second until cancelled."""
-        seen = await asyncio.to_thread(config.fingerprint, self._settings)
-        while seen is not None:
+        while True:
             await asyncio.sleep(_LOOK_S)
-            now = await asyncio.to_thread(config.fingerprint, self._settings)
-            if now != seen:
-                seen = now
+            if await asyncio.to_thread(self._watch.changed):
                 await self.reload()
 
     async def reload(self) -> bool:

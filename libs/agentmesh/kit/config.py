@@ -4,7 +4,6 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,9 +12,10 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 import agentmesh
 from agentmesh.kit import known_providers, strict_yaml
+from agentmesh.kit.config_source import Source
 from agentmesh.kit.settings import Settings
 
-__all__ = ["ConfigError", "Settings", "database_path", "describe", "fingerprint", "json_schema", "load", "reload"]
+__all__ = ["ConfigError", "Settings", "database_path", "describe", "json_schema", "load", "reload"]
 
 _PREFIX = "AGENTMESH_"
 _NOT_SETTINGS = frozenset({"AGENTMESH_ADDRESS", "AGENTMESH_TOKEN", "AGENTMESH_CONFIG"})
@@ -74,6 +74,7 @@ def load(
     """
     variables = _variables(environ)
     file = _find_file(config, variables)
+    source = Source(config, environ, dict(overrides or {}), file)
     environment, section, errors = _read_environment(file, variables)
     layers = _Layers(environment, str(file))
     layers.put((), _BY_ENVIRONMENT.get(environment, {}), "default")
@@ -96,51 +97,17 @@ def load(
     else:
         errors += [layers.line(path, text) for path, text in _contradictions(settings)]
         if not errors:
-            settings._source = _Source(config, environ, dict(overrides or {}), file)
+            settings._source = source
             return settings
     raise ConfigError(*dict.fromkeys(errors))
-
-
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """What `load` was called with, and the file that it found."""
-
-    config: Path | None
-    environ: Mapping[str, str] | None
-    overrides: Mapping[str, object]
-    file: Path
-
-    def __eq__(self, other: object) -> bool:
-        """Settings that say the same are the same, wherever they came from."""
-        return True
-
-    __hash__ = object.__hash__
 
 
 def reload(settings: Settings) -> Settings:
     """Load settings again from where they came from; raises ConfigError as `load` does."""
     source = settings._source
-    if not isinstance(source, _Source):
+    if not isinstance(source, Source):
         return settings
     return load(source.config, environ=source.environ, overrides=source.overrides)
-
-
-def fingerprint(settings: Settings) -> object:
-    """Return what is another one once a file that settings came from has changed; None if they came from none.
-
-    A file that is away for a moment, as some editors have it, counts as changed when it is back.
-    """
-    source = settings._source
-    if not isinstance(source, _Source):
-        return None
-    marks = []
-    for file in (source.file, *((Path(".env"),) if source.environ is None else ())):
-        try:
-            status = file.stat()
-            marks.append((status.st_mtime_ns, status.st_ino, status.st_size))
-        except OSError:
-            marks.append((0, 0, 0))
-    return tuple(marks)
 
 
 def database_path(settings: Settings) -> Path:

@@ -42,7 +42,8 @@ class RedisWindows:
         self._name = uuid.uuid4().hex
         self._redis = open_redis(url, pool_size=pool_size, deadline_s=_DEADLINE_S)
         self._beat: Any = self._redis.register_script(_BEAT)
-        self._proxies = 1
+        self.proxies = 1
+        """How many are known to live, this one included."""
 
     async def run(self) -> None:
         """Tell and hear, until cancelled."""
@@ -53,9 +54,9 @@ class RedisWindows:
                 wait_s = _EVERY_S
                 self._windows.shared_by = 1
             except _FAILED as error:
-                if self._windows.shared_by != self._proxies or self._proxies == 1:
-                    log.warning("limits_on_local_share", proxies=self._proxies, error=type(error).__name__)
-                self._windows.shared_by = self._proxies
+                if self._windows.shared_by != self.proxies or self.proxies == 1:
+                    log.warning("limits_on_local_share", proxies=self.proxies, error=type(error).__name__)
+                self._windows.shared_by = self.proxies
                 wait_s = _AWAY_S
             await asyncio.sleep(wait_s)
 
@@ -64,7 +65,7 @@ class RedisWindows:
         await close_redis(self._redis)
 
     async def _exchange(self) -> None:
-        self._proxies = max(1, int(await self._beat(keys=[_PROXIES], args=[self._name, _ALIVE_S])))
+        self.proxies = max(1, int(await self._beat(keys=[_PROXIES], args=[self._name, _ALIVE_S])))
         minute = self._windows.minute()
         told = self._windows.untold()
         wanted = {**dict.fromkeys(((name, minute) for name in self._windows.names()), 0), **told}
