@@ -12,6 +12,7 @@ from agentmesh.kit.settings import Settings
 from agentmesh_llm.adapters.memory_cache import MemoryCache
 from agentmesh_llm.caching import AnswerCache
 from agentmesh_llm.catalogue import Alias, Catalogue
+from agentmesh_llm.concurrency import CallLimit, LimitBounds
 from agentmesh_llm.deployments import Offer
 from agentmesh_llm.grpc_api import LlmApi
 from agentmesh_llm.ports import CacheStore, Provider
@@ -29,6 +30,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
             embedding_models=provider.embedding_models,
             total_timeout_s=provider.pool.total_timeout_s,
             embedding_batch=provider.embedding_batch,
+            limit=limit_of(provider),
         )
         for provider in settings.llm.providers
     ]
@@ -40,6 +42,14 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     service = llm_service_pb2.DESCRIPTOR.services_by_name["LlmService"]
     access = Access.internal(names.RUNNER, names.ROUTER, names.GATEWAY)
     return lifecycle.Built(services=[(service, LlmApi(desk), access)])
+
+
+def limit_of(provider: ProviderSettings) -> CallLimit:
+    """Make what bounds a provider's calls at a time; the offline one needs none."""
+    pool = provider.pool
+    most = pool.max_in_flight or min(pool.per_host, pool.connections)
+    bounds = LimitBounds(most, min(pool.min_in_flight, most), pool.max_waiting)
+    return CallLimit(provider.name, LimitBounds() if provider.kind == "offline" else bounds)
 
 
 def open_provider(provider: ProviderSettings) -> Provider:

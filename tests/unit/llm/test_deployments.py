@@ -4,7 +4,7 @@ import pytest
 
 from agentmesh.kit.errors import InvalidRequest, MeshError, ResourceExhausted, Unavailable
 from agentmesh_llm.adapters.offline import OfflineProvider
-from agentmesh_llm.deployments import Deployment, Offer, next_of, soonest
+from agentmesh_llm.deployments import Attempted, Deployment, Offer, next_of, soonest
 
 
 class Clock:
@@ -25,12 +25,18 @@ def place(clock: Clock, name: str = "one") -> Deployment:
     return Deployment(Offer(name, OfflineProvider(), ("m",), (), 60), "m", clock)
 
 
+def begin(one: Deployment) -> Attempted:
+    """Begin a call where there is room for it."""
+    assert one.take()
+    return one.begin()
+
+
 def call(one: Deployment, error: BaseException | None = None, *, after_s: float = 0.0) -> None:
     """Make a call that ends at once."""
-    one.begin()
+    attempted = begin(one)
     if error is None:
         one.spoke(after_s)
-    one.end(error)
+    one.end(attempted, error)
 
 
 def down() -> MeshError:
@@ -44,7 +50,7 @@ def test_the_least_loaded_and_quickest_place_is_next(clock: Clock) -> None:
         call(two, after_s=0.1)
     assert next_of([one, two], []) is two
     for _ in range(5):
-        two.begin()
+        begin(two)
     assert next_of([one, two], []) is one  # five on their way at the quicker one
     assert next_of([one, two], [one]) is two
     assert next_of([one, two], [one, two]) is None
@@ -86,11 +92,29 @@ def test_after_a_rest_one_call_tries_and_the_others_follow_its_success(clock: Cl
     for _ in range(5):
         call(one, down())
     clock.now += 1
-    one.begin()
+    trial = begin(one)
     assert not one.is_open
-    one.end(None)
+    one.end(trial, None)
     assert one.is_open
-    one.begin()
+    begin(one)
+    assert one.is_open
+
+
+def test_what_began_before_the_rest_neither_ends_the_trial_nor_decides_it(clock: Clock) -> None:
+    one = place(clock)
+    good, bad = begin(one), begin(one)  # long streams
+    for _ in range(5):
+        call(one, down())
+    clock.now += 1
+    trial = begin(one)
+    one.end(good, None)
+    assert not one.is_open  # the trial is still under way, and nobody else tries
+    one.end(bad, down())
+    assert not one.is_open
+    one.end(trial, down())
+    clock.now += 2
+    assert one.is_open  # the rest has doubled once: the stream's failure told of before
+    one.end(begin(one), None)
     assert one.is_open
 
 
