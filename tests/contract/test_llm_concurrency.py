@@ -119,15 +119,20 @@ async def test_a_place_with_room_is_asked_before_anybody_waits(fake: FakeProvide
 
 
 async def test_who_waits_for_a_place_that_asks_for_patience_hears_of_it_at_once(fake: FakeProvider) -> None:
-    async with llm_service(provider(fake.base_url, ["held", "held-then-429:30"], max_in_flight=1)) as llm:
-        first = asyncio.create_task(llm.call("Generate", ask("held-then-429:30")))
+    models = ["stall:1", "held-then-429:30"]
+    async with llm_service(provider(fake.base_url, models, max_in_flight=2)) as llm:
+        endless = llm.open(ask("stall:1"))
         await until(lambda: fake.hits)
+        first = asyncio.create_task(llm.call("Generate", ask("held-then-429:30")))
+        await until(lambda: len(fake.hits) == 2)
         calls = [llm.call("Generate", ask("held-then-429:30", str(number))) for number in range(3)]
         tasks = [asyncio.create_task(call) for call in calls]
         await until(lambda: waiting() == 3)
         fake.let_go.set()
-        outcomes = await asyncio.gather(first, *tasks, return_exceptions=True)
-        assert len(fake.hits) == 1
+        async with asyncio.timeout(10):  # less than the endless call has
+            outcomes = await asyncio.gather(first, *tasks, return_exceptions=True)
+        assert len(fake.hits) == 2
+        endless.cancel()
         for outcome in outcomes:
             assert isinstance(outcome, ResourceExhausted)
             assert outcome.reason == "PROVIDER_RATE_LIMITED"
