@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Page
 
-from agentmesh_gateway import anthropic_problems, cache_control, llm_streams, problems
+from agentmesh_gateway import anthropic_problems, cache_control, llm_streams, priorities, problems
 from agentmesh_gateway.anthropic_events import Events, message_of
 from agentmesh_gateway.anthropic_messages import (
     CountTokensRequest,
@@ -43,6 +43,7 @@ class AnthropicApi:
         wanted = validated(MessagesRequest, only_honoured(tree))
         asked = to_generate(wanted)
         cache_control.obey(request, asked.cache)
+        priorities.obey(request, tree, asked)
         if wanted.stream:
             form = Events(wanted.model, request_id_of(request))
             return await llm_streams.respond(self._calls, asked, request, metadata, form)

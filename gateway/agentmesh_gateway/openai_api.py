@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route as Page
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
-from agentmesh_gateway import cache_control, llm_streams, openai_problems, problems
+from agentmesh_gateway import cache_control, llm_streams, openai_problems, priorities, problems
 from agentmesh_gateway.json_bodies import validated
 from agentmesh_gateway.llm_calls import LlmCalls
 from agentmesh_gateway.openai_answers import Chunks, completion_of
@@ -50,6 +50,7 @@ class OpenAiApi:
         wanted = validated(ChatCompletionRequest, only_honoured(tree))
         asked = to_generate(wanted)
         cache_control.obey(request, asked.cache)
+        priorities.obey(request, tree, asked)
         if wanted.stream:
             form = Chunks(wanted.model, include_usage=wanted.include_usage)
             return await llm_streams.respond(self._calls, asked, request, metadata, form)

@@ -6,6 +6,8 @@ from typing import Final
 
 from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable
 from agentmesh_llm.books.prices import Price
+from agentmesh_llm.concurrency import CallLimit
+from agentmesh_llm.domain import Priority
 from agentmesh_llm.ports import Provider
 
 _OPEN_AFTER: Final = 5
@@ -22,8 +24,8 @@ _QUICK_S: Final = 0.05  # what a place that was never asked is taken to need
 class Offer:
     """A provider as configured, with the models it is asked for.
 
-    `total_timeout_s` bounds what is no stream, `embedding_batch` the texts of one call; `prices` has those of the
-    models that have one.
+    `total_timeout_s` bounds what is no stream, `embedding_batch` the texts of one call, `limit` the calls at a time;
+    `prices` has those of the models that have one.
     """
 
     name: str
@@ -33,6 +35,15 @@ class Offer:
     total_timeout_s: float
     embedding_batch: int = 256
     prices: Mapping[str, Price] = field(default_factory=dict)
+    limit: CallLimit = field(default_factory=CallLimit)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """A call that a place was asked to answer; `trial` says that it is to show whether the place works again."""
+
+    began: float
+    trial: bool
 
 
 class Deployment:
@@ -51,7 +62,7 @@ class Deployment:
         self._failures = 0
         self._cool_until = 0.0
         self._full_until = 0.0  # of these, what a 429 asked for
-        self._trying = False
+        self._trial: Attempted | None = None
 
     @property
     def name(self) -> str:
@@ -73,37 +84,68 @@ class Deployment:
         """Whether it may be asked now."""
         if self._now() < self._cool_until:
             return False
-        return not (self._failures >= _OPEN_AFTER and self._trying)
+        return self._trial is None
 
     @property
-    def load(self) -> float:
-        """How long one more call would wait here for its first word, roughly."""
-        return (self._in_flight + 1) * self._first_word_s
+    def is_full(self) -> bool:
+        """Whether one more call would have to wait for its turn."""
+        return self.offer.limit.is_full
 
-    def begin(self) -> None:
-        """Hear that it is asked."""
+    def load(self, priority: Priority = Priority.INTERACTIVE) -> float:
+        """Return how long one more call would wait here for its turn and its first word, roughly."""
+        return (self._in_flight + 1) * self._first_word_s + self.offer.limit.wait_s(priority)
+
+    def take(self) -> bool:
+        """Take the room for a call, if there is any: `begin` it at once."""
+        return self.offer.limit.take()
+
+    async def wait(self, tenant: str, priority: Priority) -> None:
+        """Wait until there is room, and take it: `begin` the call at once.
+
+        Raises ResourceExhausted if too many wait, and the refusal if meanwhile it is left alone.
+        """
+        if not await self.offer.limit.wait(self, tenant, priority):
+            raise self.refusal()
+        if not self.is_open:
+            self.offer.limit.put_back()
+            raise self.refusal()
+
+    def begin(self) -> Attempted:
+        """Hear that it is asked, in room that was taken; `end` it with what this returns."""
         self._in_flight += 1
-        self._trying = True
+        attempted = Attempted(self._now(), self._failures >= _OPEN_AFTER)
+        if attempted.trial:
+            self._trial = attempted
+        return attempted
 
     def spoke(self, after_s: float) -> None:
         """Hear that the first word came, so many seconds after it was asked."""
         self._first_word_s += _SMOOTHING * (after_s - self._first_word_s)
 
-    def end(self, error: BaseException | None) -> None:
-        """Hear how a call ended; only what is the provider's fault counts against it."""
+    def end(self, attempted: Attempted, error: BaseException | None) -> None:
+        """Hear how a call ended; only what is the provider's fault counts against it.
+
+        Once it is left alone only the call that tries it tells whether it works: those from before tell of before.
+        """
         self._in_flight -= 1
-        self._trying = False
+        was_trial = attempted is self._trial
+        if was_trial:
+            self._trial = None
+        counts = was_trial or self._failures < _OPEN_AFTER
         now = self._now()
         if isinstance(error, ResourceExhausted):
             wait_s = min(max(error.retry_after_s or _FIRST_REST_S, _LEAST_HINT_S), _LONGEST_COOL_S)
             self._cool_until = self._full_until = max(self._cool_until, now + wait_s)
-        elif isinstance(error, Unavailable):
+        elif isinstance(error, Unavailable) and counts:
             self._failures += 1
             if self._failures >= _OPEN_AFTER:
                 doubled = _FIRST_REST_S * 2.0 ** min(self._failures - _OPEN_AFTER, 16)
                 self._cool_until = max(self._cool_until, now + min(doubled, _LONGEST_REST_S))
-        elif error is None:
+        elif error is None and counts:
             self._failures = 0
+        if now < self._cool_until:
+            self.offer.limit.turn_away(self)
+        self.offer.limit.give_back(attempted.began, error)
 
     def refusal(self) -> MeshError:
         """Return why it is not asked now, with the time until it may be."""
@@ -116,10 +158,12 @@ class Deployment:
         return Unavailable("the provider has failed again and again", reason="PROVIDER_DOWN", retry_after_s=wait_s)
 
 
-def next_of(deployments: Iterable[Deployment], tried: Iterable[Deployment]) -> Deployment | None:
-    """Return the place with the least to wait for that may be asked and was not tried yet."""
+def next_of(
+    deployments: Iterable[Deployment], tried: Iterable[Deployment], priority: Priority = Priority.INTERACTIVE
+) -> Deployment | None:
+    """Return the place with the least to wait for that may be asked and was not tried yet, full ones last."""
     left = [one for one in deployments if one not in tried and one.is_open]
-    return min(left, key=lambda one: one.load, default=None)
+    return min(left, key=lambda one: (one.is_full, one.load(priority)), default=None)
 
 
 def soonest(deployments: Sequence[Deployment]) -> MeshError:

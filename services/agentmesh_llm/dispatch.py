@@ -1,9 +1,10 @@
 """Asks one place after the other until one of them begins to answer."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, NotFound, ResourceExhausted, Unavailable, WrongState
@@ -11,7 +12,7 @@ from agentmesh_llm.books.records import NANO
 from agentmesh_llm.calls import Caller, CallRecord, Observer
 from agentmesh_llm.counting import characters_of, roughly
 from agentmesh_llm.deployments import Deployment, next_of, soonest
-from agentmesh_llm.domain import Delta, EmbedQuestion, Finish, Question, Usage, Vectors, size_of_text
+from agentmesh_llm.domain import Delta, Finish, Priority, Question, Usage, size_of_text
 
 log = telemetry.logger(__name__)
 
@@ -24,16 +25,32 @@ _ELSEWHERE = (Unavailable, ResourceExhausted, WrongState, NotFound)
 """Down, at its limit, with a key that is not taken, or without the model: another place may be better."""
 
 
+class Consuming(Protocol):
+    """What came of a call that was no stream."""
+
+    @property
+    def usage(self) -> Usage:
+        """Return what it consumed."""
+
+
+Answered = TypeVar("Answered", bound=Consuming)
+
+
 @dataclass(frozen=True, slots=True)
 class Ways:
     """The places that a question may go to: those of the model that was asked for, then each fallback's in turn."""
 
     groups: Sequence[Sequence[Deployment]]
 
-    def next(self, tried: Sequence[Deployment]) -> Deployment | None:
-        """Return where to ask next, if there is anywhere left."""
-        found = (next_of(group, tried) for group in self.groups)
-        return next((one for one in found if one is not None), None)
+    def next(self, tried: Sequence[Deployment], priority: Priority = Priority.INTERACTIVE) -> Deployment | None:
+        """Return where to ask next, if there is anywhere left; where a call would wait only if it would everywhere."""
+        full = None
+        for group in self.groups:
+            one = next_of(group, tried, priority)
+            if one is not None and not one.is_full:
+                return one
+            full = full or one
+        return full
 
     def refusal(self) -> MeshError:
         """Return why nobody can be asked at all."""
@@ -50,7 +67,7 @@ async def stream(
     """
     tried: list[Deployment] = []
     last: MeshError | None = None
-    while (one := ways.next(tried)) is not None:
+    while (one := ways.next(tried, question.priority)) is not None:
         _note(tried, last)
         tried.append(one)
         said = False
@@ -67,19 +84,29 @@ async def stream(
     raise last or ways.refusal()
 
 
-async def embed(ways: Ways, question: EmbedQuestion, timeout_s: float, caller: Caller, observe: Observer) -> Vectors:
-    """Return vectors from the first place that makes them; raise as `stream` does."""
+async def once(
+    ways: Ways,
+    ask: Callable[[Deployment], Awaitable[Answered]],
+    timeout_s: float,
+    caller: Caller,
+    observe: Observer,
+) -> Answered:
+    """Return what the first place answers that can, with one call and no stream; raise as `stream` does."""
     tried: list[Deployment] = []
     last: MeshError | None = None
     while (one := ways.next(tried)) is not None:
         _note(tried, last)
         tried.append(one)
+        deadline = asyncio.get_running_loop().time() + timeout_s
         try:
+            if not one.take():
+                async with asyncio.timeout_at(deadline):
+                    await one.wait(caller.tenant, Priority.INTERACTIVE)
             with _Attempt(one, caller, observe) as attempt:
-                async with asyncio.timeout(timeout_s):
-                    vectors = await one.offer.provider.embed(replace(question, model=one.model))
-                attempt.usage = attempt.priced(vectors.usage)
-                return replace(vectors, usage=attempt.usage)
+                async with asyncio.timeout_at(deadline):
+                    answered = await ask(one)
+                attempt.usage = attempt.priced(answered.usage)
+                return answered
         except _ELSEWHERE as failed:
             last = failed
     raise last or ways.refusal()
@@ -89,6 +116,8 @@ async def _from(
     one: Deployment, question: Question, caller: Caller, observe: Observer
 ) -> AsyncGenerator[Sequence[Delta], None]:
     """Yield a place's answer, and take note of how it fares there."""
+    if not one.take():
+        await one.wait(caller.tenant, question.priority)
     with _Attempt(one, caller, observe, question) as attempt:
         async with aclosing(one.offer.provider.stream(question)) as batches:
             async for batch in batches:
@@ -111,7 +140,7 @@ class _Attempt:
         self._began = self._now()
 
     def __enter__(self) -> "_Attempt":
-        self._one.begin()
+        self._attempted = self._one.begin()
         return self
 
     def heard(self, batch: Sequence[Delta]) -> Sequence[Delta]:
@@ -138,7 +167,7 @@ class _Attempt:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         error = None if self._whole else error
-        self._one.end(error)
+        self._one.end(self._attempted, error)
         usage, estimated = self.usage, False
         if usage is None and self._question is not None and (self._said or _is_left(error)):
             # It is paid for all the same, though the provider did not come to say how much.

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.batching import Batcher, KeyedBatcher, QueueFull
@@ -138,8 +138,12 @@ class Embedder:
     async def _call(self, key: _Key, texts: list[str]) -> list[_Vector]:
         served = key.served
         question = EmbedQuestion(served.model.name, tuple(texts), key.dimensions)
-        vectors = await dispatch.embed(
-            Ways([served.deployments]), question, served.total_timeout_s, Caller(key.tenant), _not_booked
+        vectors = await dispatch.once(
+            Ways([served.deployments]),
+            lambda one: one.offer.provider.embed(replace(question, model=one.model)),
+            served.total_timeout_s,
+            Caller(key.tenant),
+            _not_booked,
         )
         _inputs.labels(served.model.id).inc(len(texts))
         shares = shared_out(vectors.usage.input_tokens, [counting.tokens_of_text(text) for text in texts])

@@ -9,6 +9,7 @@ from agentmesh.kit.model_settings import Llm
 from agentmesh.kit.model_settings import Provider as ProviderSettings
 from agentmesh_llm.books.prices import Price, PriceList
 from agentmesh_llm.catalogue import Alias, Catalogue
+from agentmesh_llm.concurrency import CallLimit, LimitBounds
 from agentmesh_llm.deployments import Deployment, Offer
 from agentmesh_llm.ports import Provider
 
@@ -23,6 +24,7 @@ class _Open:
 
     settings: ProviderSettings
     provider: Provider
+    limit: CallLimit
 
 
 class Offering:
@@ -58,7 +60,9 @@ class Offering:
         for wanted in settings.providers:
             old = self._open.get(wanted.name)
             same = old is not None and old.settings == wanted
-            opened[wanted.name] = old if old is not None and same else _Open(wanted, open_provider(wanted))
+            opened[wanted.name] = (
+                old if old is not None and same else _Open(wanted, open_provider(wanted), limit_of(wanted))
+            )
         offers = [_offer(one, prices) for one in opened.values()]
         aliases = [Alias(alias.name, alias.models, alias.fallbacks) for alias in settings.aliases]
         catalogue = Catalogue(offers, settings.default_model, aliases, known=known)
@@ -94,6 +98,14 @@ def open_provider(provider: ProviderSettings) -> Provider:
     return OpenAiCompatibleProvider(provider)
 
 
+def limit_of(provider: ProviderSettings) -> CallLimit:
+    """Make what bounds a provider's calls at a time; the offline one needs none."""
+    pool = provider.pool
+    most = pool.max_in_flight or min(pool.per_host, pool.connections)
+    bounds = LimitBounds(most, min(pool.min_in_flight, most), pool.max_waiting)
+    return CallLimit(provider.name, LimitBounds() if provider.kind == "offline" else bounds)
+
+
 def _offer(one: _Open, prices: PriceList) -> Offer:
     settings = one.settings
     return Offer(
@@ -104,6 +116,7 @@ def _offer(one: _Open, prices: PriceList) -> Offer:
         total_timeout_s=settings.pool.total_timeout_s,
         embedding_batch=settings.embedding_batch,
         prices=_prices_of(settings, prices),
+        limit=one.limit,
     )
 
 

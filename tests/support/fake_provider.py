@@ -17,6 +17,7 @@ In a test: `async with FakeProvider() as fake: fake.base_url`. As a process:
 | garbage, html, error-event | sends a chunk that is no JSON, a page, an error after the first chunk |
 | status:N | answers with that status |
 | rate-limited:S, rate-limited-date:S | 429 with Retry-After in seconds, or as a date |
+| held, held-then-429:S | answers, or asks for patience, when `let_go` is set |
 | slow-vectors:MS | waits before it answers with vectors |
 | too-long | 400 with the code, or the words, for a conversation that is too long |
 
@@ -70,6 +71,7 @@ class FakeProvider:
     def __init__(self, *, port: int = 0, log: Path | None = None) -> None:
         self.hits: list[Hit] = []
         self.base_url = ""
+        self.let_go = asyncio.Event()
         self._port = port
         self._log = log.open("a", buffering=1, encoding="utf-8") if log else None
         app = web.Application(client_max_size=16 * 1024 * 1024)
@@ -121,6 +123,9 @@ class FakeProvider:
         body = await request.json()
         mode, _, argument = str(body["model"]).partition(":")
         with self._hit(request, body) as hit:
+            if mode == "held-then-429":
+                await self.let_go.wait()
+                mode = "rate-limited"
             refusal = fake_openai.refusal(mode, argument)
             return await self._answer(request, hit, refusal, fake_openai.sse_events, fake_openai.whole_answer)
 
@@ -143,6 +148,8 @@ class FakeProvider:
         if refusal is not None:
             hit.how = "refused"
             return refusal
+        if mode == "held":
+            await self.let_go.wait()
         if not hit.body.get("stream"):
             return web.json_response(whole(hit.body))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

@@ -115,6 +115,10 @@ class Unreachable(Unavailable):
     """Nobody answered: the connection could not be made, or broke. Whoever hears of it hears Unavailable."""
 
 
+class Overloaded(Unavailable):
+    """It has more to do than it can. Whoever hears of it from afar hears Unavailable."""
+
+
 class DeadlineExceeded(MeshError):
     """Time is up."""
 

@@ -24,6 +24,20 @@ class ProviderPool(Section):
     """For a call that is not a stream: long answers take minutes."""
     idle_timeout_s: Seconds = 60
     """For a stream: the longest silence between two chunks."""
+    max_in_flight: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Calls at a time, at most and to begin with; as many as connections if absent. Overload halves them."""
+    min_in_flight: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Calls at a time that overload leaves."""
+    max_waiting: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Calls that wait for their turn beyond; the next one is refused."""
+
+    @field_validator("max_in_flight")
+    @classmethod
+    def _no_call_waits_for_a_connection(cls, most: int | None, info: ValidationInfo) -> int | None:
+        connections = min(info.data.get("per_host", 10_000), info.data.get("connections", 10_000))
+        if most is not None and most > connections:
+            raise ValueError("must be at most per_host and connections: more would wait for a connection")
+        return most
 
 
 class Provider(Section):

@@ -176,6 +176,8 @@ def error_event(error: Any) -> MeshError:
         return errors.credential()
     if kind == "not_found_error":
         return errors.no_such_model()
+    if kind == "overloaded_error":
+        return errors.overloaded_midway()
     return errors.rate_limited() if kind == "rate_limit_error" else errors.failed_midway()
 
 

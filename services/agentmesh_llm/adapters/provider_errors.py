@@ -3,12 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
-from agentmesh.kit.errors import InvalidRequest, MeshError, NotFound, ResourceExhausted, Unavailable, WrongState
+from agentmesh.kit.errors import (
+    InvalidRequest,
+    MeshError,
+    NotFound,
+    Overloaded,
+    ResourceExhausted,
+    Unavailable,
+    WrongState,
+)
 
 DEFAULT_RETRY_AFTER_S = 1.0
 # Statuses of the 4xx that tell of the moment, not of the request.
 _PASSING = (408, 409, 425)
 _SAY_WHY = (400, 413, 422)
+_OVERLOADED = (503, 529)
 
 
 def unreachable() -> MeshError:
@@ -18,7 +27,7 @@ def unreachable() -> MeshError:
 
 def stalled() -> MeshError:
     """Make the error for a server that says nothing for too long."""
-    return Unavailable("the provider fell silent", reason="PROVIDER_STALLED", retry_after_s=1)
+    return Overloaded("the provider fell silent", reason="PROVIDER_STALLED", retry_after_s=1)
 
 
 def interrupted() -> MeshError:
@@ -34,6 +43,11 @@ def garbage() -> MeshError:
 def failed_midway() -> MeshError:
     """Make the error for a failure that the provider reports inside a stream."""
     return Unavailable("the provider failed in mid-answer", reason="PROVIDER_FAILED", retry_after_s=1)
+
+
+def overloaded_midway() -> MeshError:
+    """Make the error for an overload that the provider reports inside a stream."""
+    return Overloaded("the provider failed in mid-answer", reason="PROVIDER_FAILED", retry_after_s=1)
 
 
 def context_length() -> MeshError:
@@ -87,4 +101,5 @@ def of_status(status: int, error: Any, retry_after_s: float, refusal_of: Callabl
         return rate_limited(retry_after_s)
     if 400 <= status < 500 and status not in _PASSING:
         return refusal_of(error) if status in _SAY_WHY else refused()
-    return Unavailable("the provider failed", reason="PROVIDER_FAILED", retry_after_s=retry_after_s)
+    kind = Overloaded if status in _OVERLOADED else Unavailable
+    return kind("the provider failed", reason="PROVIDER_FAILED", retry_after_s=retry_after_s)

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentmesh.kit.errors import InvalidRequest, MeshError, NotFound, ResourceExhausted, Unavailable, WrongState
+from agentmesh.kit.errors import (
+    InvalidRequest,
+    MeshError,
+    NotFound,
+    Overloaded,
+    ResourceExhausted,
+    Unavailable,
+    WrongState,
+)
 from agentmesh_llm.adapters.anthropic_wire import (
     DEFAULT_MAX_TOKENS,
     EventReader,
@@ -250,7 +258,7 @@ def test_a_reason_without_the_marker_is_not_the_whole() -> None:
 
 
 ERRORS = {
-    "overloaded_error": (Unavailable, "PROVIDER_FAILED"),
+    "overloaded_error": (Overloaded, "PROVIDER_FAILED"),
     "api_error": (Unavailable, "PROVIDER_FAILED"),
     "timeout_error": (Unavailable, "PROVIDER_FAILED"),
     "something_new": (Unavailable, "PROVIDER_FAILED"),

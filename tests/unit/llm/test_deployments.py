@@ -4,7 +4,8 @@ import pytest
 
 from agentmesh.kit.errors import InvalidRequest, MeshError, ResourceExhausted, Unavailable
 from agentmesh_llm.adapters.offline import OfflineProvider
-from agentmesh_llm.deployments import Deployment, Offer, next_of, soonest
+from agentmesh_llm.concurrency import CallLimit, LimitBounds
+from agentmesh_llm.deployments import Attempted, Deployment, Offer, next_of, soonest
 
 
 class Clock:
@@ -21,16 +22,23 @@ def clock() -> Clock:
     return Clock()
 
 
-def place(clock: Clock, name: str = "one") -> Deployment:
-    return Deployment(Offer(name, OfflineProvider(), ("m",), (), 60), "m", clock)
+def place(clock: Clock, name: str = "one", most: int = 100) -> Deployment:
+    limit = CallLimit(name, LimitBounds(most), clock)
+    return Deployment(Offer(name, OfflineProvider(), ("m",), (), 60, limit=limit), "m", clock)
+
+
+def begin(one: Deployment) -> Attempted:
+    """Begin a call where there is room for it."""
+    assert one.take()
+    return one.begin()
 
 
 def call(one: Deployment, error: BaseException | None = None, *, after_s: float = 0.0) -> None:
     """Make a call that ends at once."""
-    one.begin()
+    attempted = begin(one)
     if error is None:
         one.spoke(after_s)
-    one.end(error)
+    one.end(attempted, error)
 
 
 def down() -> MeshError:
@@ -44,10 +52,20 @@ def test_the_least_loaded_and_quickest_place_is_next(clock: Clock) -> None:
         call(two, after_s=0.1)
     assert next_of([one, two], []) is two
     for _ in range(5):
-        two.begin()
+        begin(two)
     assert next_of([one, two], []) is one  # five on their way at the quicker one
     assert next_of([one, two], [one]) is two
     assert next_of([one, two], [one, two]) is None
+
+
+def test_a_slow_place_with_room_is_next_before_a_quick_one_where_a_call_would_wait(clock: Clock) -> None:
+    one, two = place(clock, "one"), place(clock, "two", most=1)
+    for _ in range(20):
+        call(one, after_s=4)
+        call(two, after_s=0.01)
+    begin(two)
+    assert next_of([one, two], []) is one
+    assert next_of([one, two], [one]) is two
 
 
 def test_a_429_is_honoured_for_as_long_as_it_said(clock: Clock) -> None:
@@ -86,11 +104,30 @@ def test_after_a_rest_one_call_tries_and_the_others_follow_its_success(clock: Cl
     for _ in range(5):
         call(one, down())
     clock.now += 1
-    one.begin()
+    trial = begin(one)
     assert not one.is_open
-    one.end(None)
+    one.end(trial, None)
     assert one.is_open
-    one.begin()
+    begin(one)
+    assert one.is_open
+
+
+def test_what_began_before_the_rest_neither_ends_the_trial_nor_decides_it(clock: Clock) -> None:
+    one = place(clock)
+    good, bad = begin(one), begin(one)  # long streams
+    for _ in range(5):
+        call(one, down())
+    clock.now += 1
+    trial = begin(one)
+    one.end(good, None)
+    assert not one.is_open  # the trial is still under way, and nobody else tries
+    one.end(bad, down())
+    assert not one.is_open
+    one.end(trial, down())
+    assert not one.is_open
+    clock.now += 2
+    assert one.is_open  # the rest has doubled once: the stream's failure told of before
+    one.end(begin(one), None)
     assert one.is_open
 
 
