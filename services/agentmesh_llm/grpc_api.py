@@ -116,11 +116,14 @@ class LlmApi:
         return pb.CountTokensResponse(input_tokens=count, estimated=True)
 
     async def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
-        """Return every model."""
-        return pb.ListModelsResponse(models=map(wire.to_model, self._desk.models()))
+        """Return every model that the caller may ask."""
+        standing = await self._desk.accounts.look(_caller(call))
+        models = [model for model in self._desk.models() if standing.may_ask(model.id)]
+        return pb.ListModelsResponse(models=map(wire.to_model, models))
 
     async def get_model(self, request: pb.GetModelRequest, call: Call) -> pb.GetModelResponse:
         """Return one model."""
+        (await self._desk.accounts.look(_caller(call))).check([request.model])
         return pb.GetModelResponse(model=wire.to_model(self._desk.model(request.model)))
 
     async def _recall(self, request: pb.GenerateRequest, call: Call) -> _Asked:

@@ -13,7 +13,9 @@ from tests.support.needs import missing
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "guides"
 PROXY = blocks_of(GUIDES / "llm-proxy.md")
 SCHEDULES = blocks_of(GUIDES / "schedules.md")
+SPENDING = blocks_of(GUIDES / "spending.md")
 START = "agentmesh up"
+START_SPENDING = "agentmesh serve llm gateway --config mesh.yaml"
 START_PROXY = "agentmesh serve llm gateway"
 
 
@@ -66,3 +68,26 @@ def test_a_block_does_what_the_guide_to_the_llm_proxy_says(block: Block, proxy: 
 
 def test_the_guide_to_the_llm_proxy_begins_with_what_the_test_starts() -> None:
     assert [block.code.strip() for block in PROXY].count(START_PROXY) == 1
+
+
+@pytest.fixture(scope="module")
+def spending(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """A folder with the guide's configuration, and what the guide starts in it."""
+    terminal = Terminal(tmp_path_factory.mktemp("reader"))
+    (written,) = [block.code for block in SPENDING if block.language == "yaml"]
+    (terminal.folder / "mesh.yaml").write_text(written)
+    try:
+        assert "agentmesh is up" in terminal.start(START_SPENDING)
+        yield terminal
+    finally:
+        terminal.close()
+
+
+@pytest.mark.parametrize("block", [block for block in SPENDING if block.output], ids=str)
+def test_a_block_does_what_the_guide_to_spending_says(block: Block, spending: Terminal) -> None:
+    assert says(spending.run(block), block.output) == ""
+
+
+def test_the_guide_to_spending_says_what_comes_of_each_command_but_the_one_that_starts_it() -> None:
+    silent = [block.code.strip() for block in SPENDING if not block.output and block.language != "yaml"]
+    assert silent == [START_SPENDING]

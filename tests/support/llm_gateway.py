@@ -1,9 +1,10 @@
 """A live gateway before the real llm service, whose provider is a fake one: what HTTP clients of models meet."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -48,30 +49,38 @@ class LlmGateway:
 
 @asynccontextmanager
 async def llm_gateway(
-    bounds: Bounds | None = None, *, models: Sequence[str] = MODELS, keyring: Keyring | None = None, **security: Any
+    bounds: Bounds | None = None,
+    *,
+    models: Sequence[str] = MODELS,
+    keyring: Keyring | None = None,
+    llm: Mapping[str, Any] = MappingProxyType({}),
+    **security: Any,
 ) -> AsyncIterator[LlmGateway]:
-    """Run all three; the gateway proves itself with `keyring`, by default with the one that the service expects."""
+    """Run all three; the gateway proves itself with `keyring`, by default with the one that the service expects.
+
+    `llm` are keys of that section of the service's settings.
+    """
     bounds = bounds or Bounds()
     async with AsyncExitStack() as stack:
         fake = await stack.enter_async_context(FakeProvider())
         described = provider(fake.base_url, models, embedding_models=["vectors"])
-        llm = await stack.enter_async_context(llm_service(described))
+        service = await stack.enter_async_context(llm_service(described, **llm))
         listener = server.bind("127.0.0.1", 0)
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         settings = Settings.model_validate(
             {
-                "services": {"router": {"address": ["127.0.0.1:1"]}, "llm": {"address": [llm.address]}},
+                "services": {"router": {"address": ["127.0.0.1:1"]}, "llm": {"address": [service.address]}},
                 "security": {"authentication": False, **security},
             }
         )
         stop = asyncio.Event()
-        gateway = app.build(settings, keyring or llm.keyring, stack, bounds)
+        gateway = app.build(settings, keyring or service.keyring, stack, bounds)
         done = asyncio.create_task(
             server.serve_until(stop, gateway.app, listener, bounds=bounds, draining=gateway.draining, drain_timeout_s=5)
         )
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=base_url, timeout=20))
         try:
-            yield LlmGateway(client, fake, llm)
+            yield LlmGateway(client, fake, service)
         finally:
             await client.aclose()
             stop.set()

@@ -83,6 +83,7 @@ class Terminal:
             **{k: v for k, v in os.environ.items() if not k.startswith(("AGENTMESH_", "OPENAI_", "ANTHROPIC_"))},
             "PYTHONUNBUFFERED": "1",
             "AGENTMESH_ADDRESS": f"127.0.0.1:{self._first_port}",
+            "AGENTMESH_SERVICES__LLM__PORT": str(self._first_port + 2),
             "AGENTMESH_LOGGING__CONSOLE": "false",
             "AGENTMESH_DRAIN_TIMEOUT_S": "5",
         }

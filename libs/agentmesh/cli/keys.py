@@ -124,7 +124,7 @@ def _moment(seconds: float) -> Timestamp:
 
 def _row(key: pb.VirtualKey) -> tuple[str, ...]:
     models = ",".join(key.models) or "all"
-    return key.id, f"{key.hint}…", key.tenant, shortened(key.name)[:30], models, _limits(key), _end(key)
+    return key.id, f"{key.hint}...", key.tenant, shortened(key.name)[:30], models, _limits(key), _end(key)
 
 
 def _limits(key: pb.VirtualKey) -> str:

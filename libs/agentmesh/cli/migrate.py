@@ -1,4 +1,4 @@
-"""`agentmesh migrate`: brings the database's schema up to date; the storage service says how, by entry point."""
+"""`agentmesh migrate`: brings the database up to date; the services that keep something say how, by entry point."""
 
 import importlib.metadata
 import json
@@ -44,10 +44,10 @@ def migrate(
     """Show the database's migrations (status), or apply the missing ones (up)."""
     settings = load_settings(config_file, data_dir, first_port)
     backend = "sqlite" if settings.database.is_embedded else "postgresql"
-    command = command_for(backend)
+    commands = commands_for(backend)
     if settings.database.is_embedded:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
-    migrations = list(command(settings, action, dry_run))
+    migrations = [one for command in commands for one in command(settings, action, dry_run)]
     if as_json:
         print(json.dumps({"backend": backend, "migrations": migrations}))
         return
@@ -56,12 +56,13 @@ def migrate(
         note("apply the pending ones with: agentmesh migrate up")
 
 
-def command_for(backend: str) -> Command:
-    """Find a backend's command; raise WrongState if it isn't installed."""
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=backend):
-        command: Command = entry.load()
-        return command
-    raise WrongState(
-        f"no migrations for {backend} are installed: install agentmesh with the extra `storage`",
-        reason="NO_MIGRATIONS",
-    )
+def commands_for(backend: str) -> list[Command]:
+    """Find each service's command for a backend, storage's first; raise WrongState if none is installed."""
+    entries = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    found = sorted((entry for entry in entries if entry.name.partition(".")[0] == backend), key=lambda one: one.name)
+    if not found:
+        raise WrongState(
+            f"no migrations for {backend} are installed: install agentmesh with the extra `storage`",
+            reason="NO_MIGRATIONS",
+        )
+    return [entry.load() for entry in found]

@@ -22,9 +22,13 @@ class Standing:
     key: VirtualKey | None = None
     bounds: tuple[Bound, ...] = ()
 
+    def may_ask(self, model_id: str) -> bool:
+        """Say whether its key is for a model."""
+        return self.key is None or self.key.may_ask(model_id)
+
     def check(self, model_ids: Sequence[str]) -> None:
         """Raise PermissionDenied if the key is not for one of these models."""
-        if self.key is not None and not all(map(self.key.may_ask, model_ids)):
+        if not all(map(self.may_ask, model_ids)):
             raise PermissionDenied("this key may not ask this model", reason="MODEL_NOT_ALLOWED")
 
 
@@ -42,6 +46,10 @@ class Accounts:
         self._assumed_output = spending.assumed_output_tokens
         self._default = _limits(spending.default)
         self._tenants: Mapping[str, Limits] = {one.tenant: _limits(one) for one in spending.tenants}
+
+    async def look(self, caller: Caller) -> Standing:
+        """Return who asks, without counting a request for an answer; raise Unauthenticated for a key that is over."""
+        return Standing(caller, await self.keys.get(caller.key_id) if caller.key_id else None)
 
     async def enter(self, caller: Caller) -> Standing:
         """Let a request in; raise Unauthenticated for a key that is over, ResourceExhausted beyond its rate."""

@@ -12,7 +12,7 @@ from agentmesh import __version__
 from agentmesh.cli.config_check import config
 from agentmesh.cli.debug import debug
 from agentmesh.cli.doctor import doctor
-from agentmesh.cli.migrate import command_for, migrate
+from agentmesh.cli.migrate import commands_for, migrate
 from agentmesh.cli.version import version
 from agentmesh.kit.errors import WrongState
 
@@ -63,7 +63,7 @@ def test_migrate_applies_once_and_a_dry_run_applies_nothing(tmp_path: Path) -> N
 
 def test_migrating_a_backend_that_is_not_installed_says_so() -> None:
     with pytest.raises(WrongState, match="install"):
-        command_for("nothing")
+        commands_for("nothing")
 
 
 def test_doctor_says_how_to_start_what_is_not_there(tmp_path: Path) -> None:
