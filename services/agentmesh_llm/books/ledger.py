@@ -58,6 +58,11 @@ class Ledger:
         """Return the day, UTC."""
         return day_of(self._now())
 
+    @property
+    def pending(self) -> int:
+        """Return how many sums are not written down yet."""
+        return len(self._pending) + len(self._writing)
+
     def add(self, account: Account, totals: Totals) -> None:
         """Note what was used now; returns at once."""
         day = self.today
