@@ -8,7 +8,7 @@ from google.rpc import status_pb2
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.storage.v1 import task_store_service_pb2 as pb
 from agentmesh.api.task.v1 import events_pb2
-from agentmesh.kit import names
+from agentmesh.kit import names, usages
 from agentmesh.kit.clock import timestamp
 from agentmesh.kit.errors import InvalidRequest, MeshError, Unavailable, from_status, to_status
 from agentmesh.kit.wire import TERMINAL
@@ -77,11 +77,7 @@ def _look_at(event: events_pb2.TaskEvent, append: pb.AppendEvents, standing: Sta
     if kind == "artifact":
         append.artifact_ids.append(event.artifact.artifact_id)
     elif kind == "usage":
-        used, total = event.usage, append.usage
-        total.input_tokens += used.input_tokens
-        total.output_tokens += used.output_tokens
-        total.cached_input_tokens += used.cached_input_tokens
-        total.llm_calls += used.llm_calls
+        usages.add(append.usage, event.usage)
     elif kind == "state_changed":
         changed = event.state_changed
         if changed.state not in _RUNNER_STATES:

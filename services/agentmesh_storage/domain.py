@@ -40,6 +40,14 @@ class Usage:
     output_tokens: int = 0
     cached_input_tokens: int = 0
     llm_calls: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_nano_usd: int = 0
+
+    def add(self, more: "Usage") -> None:
+        """Add what else was consumed."""
+        for name in Usage.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(more, name))
 
 
 @dataclass(slots=True)

@@ -400,7 +400,4 @@ def _outcome(row: Task, *, existed: bool = False, claimed: bool = False, task: T
 
 def _add_usage(task: Task, change: AppendEvents) -> None:
     assert change.usage is not None
-    task.usage.input_tokens += change.usage.input_tokens
-    task.usage.output_tokens += change.usage.output_tokens
-    task.usage.cached_input_tokens += change.usage.cached_input_tokens
-    task.usage.llm_calls += change.usage.llm_calls
+    task.usage.add(change.usage)

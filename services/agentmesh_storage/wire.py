@@ -112,6 +112,9 @@ def to_task(task: Task) -> task_pb2.Task:
                 output_tokens=used.output_tokens,
                 cached_input_tokens=used.cached_input_tokens,
                 llm_calls=used.llm_calls,
+                cache_write_tokens=used.cache_write_tokens,
+                reasoning_tokens=used.reasoning_tokens,
+                cost_nano_usd=used.cost_nano_usd,
             )
         )
     return message
@@ -269,7 +272,15 @@ def _append(message: pb.AppendEvents) -> AppendEvents:
         change.artifact_ids = list(message.artifact_ids)
     if message.HasField("usage"):
         used = message.usage
-        change.usage = Usage(used.input_tokens, used.output_tokens, used.cached_input_tokens, used.llm_calls)
+        change.usage = Usage(
+            used.input_tokens,
+            used.output_tokens,
+            used.cached_input_tokens,
+            used.llm_calls,
+            used.cache_write_tokens,
+            used.reasoning_tokens,
+            used.cost_nano_usd,
+        )
     if message.state:
         change.result = message.result
         change.error = message.error.SerializeToString() if message.HasField("error") else b""

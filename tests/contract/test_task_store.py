@@ -364,3 +364,11 @@ async def test_a_question_outlives_the_runner_that_asked_it(driver: Driver) -> N
     await driver.do(driver.answers(task))
     await driver.runner("runner-1~b")
     assert len(await driver.claim(incarnation="runner-1~b")) == 1
+
+
+async def test_what_a_task_used_is_added_up_count_by_count(driver: Driver) -> None:
+    task_id = await driver.started()
+    used = d.Usage(1, 2, 3, 4, 5, 6, 2**40)
+    for offset in range(2):
+        await driver.do(driver.says(task_id, "text", offset=offset, usage=used))
+    assert (await driver.task(task_id)).usage == d.Usage(2, 4, 6, 8, 10, 12, 2**41)

@@ -100,7 +100,8 @@ def usage_line(usage: types_pb2.Usage) -> str:
     cached = f" ({usage.cached_input_tokens} cached)" if usage.cached_input_tokens else ""
     model = f" of {usage.model}" if usage.model else ""
     calls = f"{usage.llm_calls} model call{'' if usage.llm_calls == 1 else 's'}"
-    return f"{calls}{model}: {usage.input_tokens} tokens in{cached}, {usage.output_tokens} out"
+    cost = f", ${usage.cost_nano_usd / 1e9:.6f}" if usage.cost_nano_usd else ""
+    return f"{calls}{model}: {usage.input_tokens} tokens in{cached}, {usage.output_tokens} out{cost}"
 
 
 def size_text(size_bytes: int) -> str:

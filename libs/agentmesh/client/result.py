@@ -10,6 +10,7 @@ from agentmesh.client.fold import Folder, joined_text
 from agentmesh.client.spec import Json
 from agentmesh.kit.errors import Canceled, MeshError, WrongState, from_status
 from agentmesh.kit.structs import to_python
+from agentmesh.kit.usages import add as add_usage
 
 
 class Result:
@@ -97,10 +98,7 @@ def total_usage(usages: Iterable[types_pb2.Usage]) -> types_pb2.Usage:
     total = types_pb2.Usage()
     models: set[str] = set()
     for usage in usages:
-        total.input_tokens += usage.input_tokens
-        total.output_tokens += usage.output_tokens
-        total.cached_input_tokens += usage.cached_input_tokens
-        total.llm_calls += usage.llm_calls
+        add_usage(total, usage)
         if usage.model:
             models.add(usage.model)
     if len(models) == 1:

@@ -14,7 +14,10 @@ _MOVING = (
     "incarnation", "router", "ready_ms", "due", "queue_deadline_ms", "start_ms", "deadline_ms", "end_ms", "cancel_ms",
     "result", "error", "input_request", "input_id", "limited_by", "pruned_sequence", "request_open",
 )  # fmt: skip
-_USAGE = ("input_tokens", "output_tokens", "cached_input_tokens", "llm_calls")
+_USAGE = (
+    "input_tokens", "output_tokens", "cached_input_tokens", "llm_calls", "cache_write_tokens", "reasoning_tokens",
+    "cost_nano_usd",
+)  # fmt: skip
 MOVING = _MOVING + _USAGE
 COLUMNS = FIXED + MOVING
 _STATE = len(FIXED)
@@ -57,6 +60,7 @@ def moving_values(t: Task) -> tuple[Any, ...]:
         t.acked_offset, t.incarnation, t.router, t.ready_ms, t.due, t.queue_deadline_ms, t.start_ms, t.deadline_ms,
         t.end_ms, t.cancel_ms, t.result, t.error, t.input_request, t.input_id, t.limited_by, t.pruned_sequence,
         t.request_open, u.input_tokens, u.output_tokens, u.cached_input_tokens, u.llm_calls,
+        u.cache_write_tokens, u.reasoning_tokens, u.cost_nano_usd,
     )  # fmt: skip
 
 

@@ -64,11 +64,12 @@ def test_artifacts_and_usage_are_gathered_from_the_events() -> None:
     events = [
         pb.TaskEvent(artifact=types_pb2.Artifact(artifact_id="a1")),
         pb.TaskEvent(usage=types_pb2.Usage(input_tokens=2, output_tokens=3, llm_calls=1)),
-        pb.TaskEvent(usage=types_pb2.Usage(input_tokens=5, cached_input_tokens=1, llm_calls=1)),
+        pb.TaskEvent(usage=types_pb2.Usage(input_tokens=5, cached_input_tokens=1, llm_calls=1, cost_nano_usd=9)),
     ]
     append = to_append(batch(*events), standing(), NOW)
     assert append.artifact_ids == ["a1"]
-    assert append.usage == types_pb2.Usage(input_tokens=7, output_tokens=3, cached_input_tokens=1, llm_calls=2)
+    total = types_pb2.Usage(input_tokens=7, output_tokens=3, cached_input_tokens=1, llm_calls=2, cost_nano_usd=9)
+    assert append.usage == total
 
 
 @pytest.mark.parametrize(
