@@ -52,7 +52,7 @@ class OpenAiApi:
         cache_control.obey(request, asked.cache)
         priorities.obey(request, tree, asked)
         if wanted.stream:
-            form = Chunks(wanted.model, include_usage=wanted.include_usage)
+            form = Chunks(wanted.model, include_usage=wanted.include_usage, logprobs=bool(wanted.logprobs))
             return await llm_streams.respond(self._calls, asked, request, metadata, form)
         answer = await self._calls.unary("Generate", asked, request, metadata)
         return _json(completion_of(answer, wanted.model), cache_control.outcome_header(answer.cache))

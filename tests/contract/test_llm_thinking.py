@@ -1,4 +1,4 @@
-"""What Anthropic's wire carries beyond text: thoughts that come back, effort, marks for its cache, errors with a cause."""
+"""What Anthropic's wire carries beyond text: thoughts that come back, effort, marks for its cache, strict tools."""
 
 import json
 from collections.abc import AsyncIterator
