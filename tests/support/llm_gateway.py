@@ -59,7 +59,8 @@ async def llm_gateway(
 ) -> AsyncIterator[LlmGateway]:
     """Run all three; the gateway proves itself with `keyring`, by default with the one that the service expects.
 
-    The provider speaks the wire of its `kind`; that of Anthropic has no vectors. `llm` are keys of that section of the service's settings.
+    The provider speaks the wire of its `kind`; that of Anthropic has no vectors. `llm` are keys of that section of the
+    service's settings.
     """
     bounds = bounds or Bounds()
     async with AsyncExitStack() as stack:
