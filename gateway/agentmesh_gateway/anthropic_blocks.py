@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh_gateway import media_parts
+from agentmesh_gateway.anthropic_thinking import CacheControl, mark_here
 
 _PDF = "application/pdf"
 Violations = list[tuple[str, str]]
@@ -32,7 +33,7 @@ class Source(BaseModel):
 
 
 class Block(BaseModel):
-    """One block of any kind; marks for caches and citations change nothing."""
+    """One block of any kind; citations change nothing."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -46,6 +47,15 @@ class Block(BaseModel):
     input: dict[str, JsonValue] | None = None
     tool_use_id: str = ""
     content: Annotated["list[Block] | None", BeforeValidator(as_blocks)] = None
+    thinking: str = ""
+    signature: str = ""
+    data: str = ""
+    cache_control: CacheControl | None = None
+
+    @property
+    def is_thought(self) -> bool:
+        """Whether it is what the model thought, shown or not."""
+        return self.type in ("thinking", "redacted_thinking")
 
 
 class BlockReader:
@@ -57,23 +67,37 @@ class BlockReader:
         self._violations = violations
 
     def messages_of(self, blocks: Sequence[Block]) -> list[pb.ChatMessage]:
-        """Return the messages in the order of the blocks; none if the model only thought."""
+        """Return the messages in the order of the blocks; none if the model only thought.
+
+        A thought between others begins a message of its own, because it has to go back to where it was.
+        """
         written: list[pb.ChatMessage] = []
         current = pb.ChatMessage(role=self._role)
         for number, block in enumerate(blocks):
             here = f"{self._path}[{number}]"
+            apart = block.type == "tool_result" or (block.is_thought and bool(block.signature or block.data))
+            if apart and (current.parts or current.tool_calls):
+                written.append(current)
+                current = pb.ChatMessage(role=self._role)
             if block.type == "tool_result":
-                if current.parts:
-                    written.append(current)
-                    current = pb.ChatMessage(role=self._role)
                 written.append(self._result(block, here))
-            elif block.type == "tool_use":
+                continue
+            if block.type == "tool_use":
                 current.tool_calls.append(self._use(block, here))
-            elif block.type not in ("thinking", "redacted_thinking"):  # what it thought is the provider's to keep
+            elif block.is_thought:
+                current.thoughts.append(self._thought(block, here))
+            else:
                 current.parts.extend(_parts(block, here, self._violations))
+            if block.cache_control is not None:
+                mark_here(current, block.cache_control)
         if current.parts or current.tool_calls:
             written.append(current)
         return written
+
+    def _thought(self, block: Block, path: str) -> pb.Thought:
+        if self._role != pb.CHAT_ROLE_ASSISTANT:
+            self._violations.append((path, "can be the assistant's only"))
+        return pb.Thought(text=block.thinking, signature=block.signature, redacted=block.data)
 
     def _use(self, block: Block, path: str) -> pb.ToolUse:
         if self._role != pb.CHAT_ROLE_ASSISTANT:
@@ -92,15 +116,22 @@ class BlockReader:
             result.parts.extend(_parts(inner, f"{path}.content[{number}]", self._violations))
         if not result.parts:
             result.parts.append(media_parts.text_part(""))
+        marks = [inner.cache_control for inner in block.content or () if inner.cache_control is not None]
+        if (control := block.cache_control or next(iter(marks), None)) is not None:
+            mark_here(result, control)
         return result
 
 
-def text_blocks(blocks: Sequence[Block], path: str, violations: Violations) -> list[types_pb2.Part]:
-    """Return the parts of what may hold text only."""
+def system_message(blocks: Sequence[Block], violations: Violations) -> pb.ChatMessage:
+    """Return the operator's orders, which may be text only."""
+    orders = pb.ChatMessage(role=pb.CHAT_ROLE_SYSTEM)
     for number, block in enumerate(blocks):
         if block.type != "text":
-            violations.append((f"{path}[{number}]", "must be a text block"))
-    return [media_parts.text_part(block.text or "") for block in blocks]
+            violations.append((f"system[{number}]", "must be a text block"))
+        orders.parts.append(media_parts.text_part(block.text or ""))
+        if block.cache_control is not None:
+            mark_here(orders, block.cache_control)
+    return orders
 
 
 def _parts(block: Block, path: str, violations: Violations) -> list[types_pb2.Part]:

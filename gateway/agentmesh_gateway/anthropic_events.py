@@ -22,9 +22,9 @@ _Place = tuple[str, int]  # the kind of a block, and the number of the call if i
 
 def message_of(answer: pb.GenerateResponse, model: str) -> dict[str, Any]:
     """Return a whole answer as a `message`; raise Unavailable if a tool's arguments are no JSON object."""
-    content: list[dict[str, Any]] = []
-    if answer.reasoning:
-        content.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
+    content = [_thought(thought) for thought in answer.message.thoughts]
+    if answer.reasoning and not content:
+        content.append(_thought(pb.Thought(text=answer.reasoning)))
     if text := text_of(answer.message.parts):
         content.append({"type": "text", "text": text, "citations": None})
     content += [
@@ -38,14 +38,16 @@ def message_of(answer: pb.GenerateResponse, model: str) -> dict[str, Any]:
     }
 
 
-def usage_of(usage: types_pb2.Usage) -> dict[str, int]:
-    """Return what a call consumed; what a cache served is counted apart, as Anthropic does."""
+def usage_of(usage: types_pb2.Usage) -> dict[str, Any]:
+    """Return what a call consumed; what a cache served, and what went into it, is counted apart, as Anthropic does."""
     cached = min(usage.cached_input_tokens, usage.input_tokens)
+    written = min(usage.cache_write_tokens, usage.input_tokens - cached)
     return {
-        "input_tokens": usage.input_tokens - cached,
-        "cache_creation_input_tokens": 0,
+        "input_tokens": usage.input_tokens - cached - written,
+        "cache_creation_input_tokens": written,
         "cache_read_input_tokens": cached,
         "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
     }
 
 
@@ -82,6 +84,8 @@ class Events:
             begun = {"type": "thinking", "thinking": "", "signature": ""}
             grown = {"type": "thinking_delta", "thinking": delta.reasoning}
             return self._at(("thinking", 0), begun) + self._delta(grown)
+        if kind == "thought":
+            return self._thought(delta.thought)
         if kind == "tool_call":
             return self._tool_call(delta.tool_call)
         if kind == "usage":
@@ -104,6 +108,14 @@ class Events:
     def error(self, error: MeshError) -> bytes:
         """Write why the answer broke off; no message_stop follows."""
         return _event(anthropic_problems.body_of(error, self._request_id))
+
+    def _thought(self, end: pb.Thought) -> bytes:
+        """End a thought, which has begun unless nothing of it is told."""
+        if end.redacted:
+            return self._stop() + self._at(("redacted", 0), _thought(end)) + self._stop()
+        begun = self._at(("thinking", 0), {"type": "thinking", "thinking": "", "signature": ""})
+        signed = self._delta({"type": "signature_delta", "signature": end.signature}) if end.signature else b""
+        return begun + signed + self._stop()
 
     def _tool_call(self, call: pb.ToolCallDelta) -> bytes:
         place = ("tool_use", call.index)
@@ -128,7 +140,16 @@ class Events:
         return _event({"type": "content_block_delta", "index": self._index, "delta": delta})
 
     def _stop(self) -> bytes:
-        return b"" if self._place is None else _event({"type": "content_block_stop", "index": self._index})
+        if self._place is None:
+            return b""
+        self._place = None
+        return _event({"type": "content_block_stop", "index": self._index})
+
+
+def _thought(thought: pb.Thought) -> dict[str, Any]:
+    if thought.redacted:
+        return {"type": "redacted_thinking", "data": thought.redacted}
+    return {"type": "thinking", "thinking": thought.text, "signature": thought.signature}
 
 
 def _frame(model: str) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from pydantic import BeforeValidator, Field, JsonValue
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh_gateway import vendor_fields
-from agentmesh_gateway.anthropic_blocks import Block, BlockReader, as_blocks, text_blocks
+from agentmesh_gateway.anthropic_blocks import Block, BlockReader, as_blocks, system_message
+from agentmesh_gateway.anthropic_thinking import CacheControl, Effort, Thinking, mark_end, mark_of, set_reasoning
 from agentmesh_gateway.json_schemas import struct_of
 from agentmesh_gateway.vendor_fields import Given, Loose, refuse
 
@@ -20,7 +21,6 @@ _MODES = {
 }
 # Fields that would change the answer or where it is made, with the values that don't.
 _NOT_HONOURED: dict[str, tuple[Any, ...]] = {
-    "top_k": (),
     "container": (),
     "mcp_servers": ([],),
     "context_management": (),
@@ -28,11 +28,8 @@ _NOT_HONOURED: dict[str, tuple[Any, ...]] = {
     "inference_geo": (),
     "speed": ("standard",),
 }
-# Fields about accounts, prices and caches; and `thinking`, which allows a model to think up to a budget: the models
-# here think as their servers were told to.
-_PASSED_OVER = frozenset(
-    {"cache_control", "metadata", "service_tier", "thinking", "diagnostics", "user_profile_id", "workspace_id"}
-)
+# Fields about accounts and prices.
+_PASSED_OVER = frozenset({"metadata", "service_tier", "diagnostics", "user_profile_id", "workspace_id"})
 
 
 class _Message(Given):
@@ -45,6 +42,8 @@ class _Tool(Loose):
     name: str
     description: str | None = None
     input_schema: dict[str, JsonValue]
+    strict: bool | None = None
+    cache_control: CacheControl | None = None
 
 
 class _ToolChoice(Given):
@@ -60,6 +59,7 @@ class _OutputFormat(Given):
 
 class _OutputConfig(Given):
     format: _OutputFormat | None = None
+    effort: Effort | None = None
 
 
 class MessagesRequest(Given):
@@ -76,6 +76,9 @@ class MessagesRequest(Given):
     stop_sequences: list[str] | None = None
     temperature: Annotated[float, Field(ge=0, le=1)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=1, le=_INT32_MAX)] | None = None
+    thinking: Thinking | None = None
+    cache_control: CacheControl | None = None
 
 
 class CountTokensRequest(MessagesRequest):
@@ -94,7 +97,9 @@ def to_generate(request: MessagesRequest) -> pb.GenerateRequest:
     violations: list[tuple[str, str]] = []
     asked = pb.GenerateRequest(model=request.model, messages=_messages(request, violations))
     for at, tool in enumerate(request.tools or ()):
-        written = asked.tools.add(name=tool.name, description=tool.description or "")
+        written = asked.tools.add(name=tool.name, description=tool.description or "", strict=tool.strict)
+        if tool.cache_control is not None:
+            written.cache_breakpoint.CopyFrom(mark_of(tool.cache_control))
         try:
             written.parameters.CopyFrom(struct_of(tool.input_schema))
         except ValueError as error:
@@ -102,20 +107,21 @@ def to_generate(request: MessagesRequest) -> pb.GenerateRequest:
     if (choice := request.tool_choice) is not None:
         asked.tool_choice.CopyFrom(pb.ToolChoice(mode=_MODES[choice.type], name=choice.name))
         if choice.disable_parallel_tool_use:
-            violations.append(("tool_choice.disable_parallel_tool_use", "can't be honoured here: leave it out"))
-    if request.output_config is not None and request.output_config.format is not None:
+            asked.parallel_tool_calls = False
+    output = request.output_config or _OutputConfig()
+    set_reasoning(asked, request.thinking, output.effort, violations)
+    if output.format is not None:
         asked.response_format.strict = True
         try:
-            asked.response_format.schema.CopyFrom(struct_of(request.output_config.format.schema_))
+            asked.response_format.schema.CopyFrom(struct_of(output.format.schema_))
         except ValueError as error:
             violations.append(("output_config.format.schema", str(error)))
     sampling = asked.sampling
     sampling.max_output_tokens = request.max_tokens
     sampling.stop.extend(request.stop_sequences or ())
-    if request.temperature is not None:
-        sampling.temperature = request.temperature
-    if request.top_p is not None:
-        sampling.top_p = request.top_p
+    for name in ("temperature", "top_p", "top_k"):
+        if (value := getattr(request, name)) is not None:
+            setattr(sampling, name, value)
     refuse(violations)
     return asked
 
@@ -134,10 +140,11 @@ def to_count(request: CountTokensRequest) -> pb.CountTokensRequest:
 def _messages(request: MessagesRequest, violations: list[tuple[str, str]]) -> list[pb.ChatMessage]:
     written: list[pb.ChatMessage] = []
     if request.system:
-        orders = pb.ChatMessage(role=pb.CHAT_ROLE_SYSTEM, parts=text_blocks(request.system, "system", violations))
-        written.append(orders)
+        written.append(system_message(request.system, violations))
     for at, message in enumerate(request.messages):
         role = pb.CHAT_ROLE_USER if message.role == "user" else pb.CHAT_ROLE_ASSISTANT
         reader = BlockReader(role, f"messages[{at}].content", violations)
         written += reader.messages_of(message.content)
+    if request.cache_control is not None and written:
+        mark_end(written, request.cache_control)
     return written

@@ -26,6 +26,12 @@ _NAMES = (
     (re.compile(r"^messages\[\d+\]\.(parts|role|tool_call).*$"), "messages"),
     (re.compile(r"^sampling\.max_output_tokens$"), "max_tokens"),
     (re.compile(r"^sampling\.stop$"), "stop_sequences"),
+    (re.compile(r"^reasoning\.max_tokens$"), "thinking.budget_tokens"),
+    (re.compile(r"^reasoning\.effort$"), "output_config.effort"),
+    (re.compile(r"^reasoning$"), "thinking"),
+    (re.compile(r"^parallel_tool_calls$"), "tool_choice.disable_parallel_tool_use"),
+    (re.compile(r"^response_format\b"), "output_config.format"),
+    (re.compile(r"^(tools\[\d+\])\.parameters\b"), r"\1.input_schema"),
     (re.compile(r"^sampling\."), ""),
     (re.compile(r"\[(\d+)\]"), r".\1"),
 )

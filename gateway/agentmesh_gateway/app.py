@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from prometheus_client import start_http_server
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.routing import Route as Page
 from starlette.types import ASGIApp
@@ -16,19 +18,20 @@ from agentmesh.kit.auth import Keyring
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.rpc_server import PortInUse
 from agentmesh.kit.settings import Endpoint, Settings
-from agentmesh_gateway import problems
 from agentmesh_gateway.anthropic_api import ANTHROPIC, AnthropicApi
 from agentmesh_gateway.api import Api
 from agentmesh_gateway.documents import documents
 from agentmesh_gateway.edge import Edge
 from agentmesh_gateway.health import HealthPages, ServiceHealth
 from agentmesh_gateway.llm_calls import LlmCalls
+from agentmesh_gateway.model_lists import ModelLists
 from agentmesh_gateway.openai_api import OPENAI, OpenAiApi
 from agentmesh_gateway.routes import SERVICES, RouteTable
 from agentmesh_gateway.server import bind, serve_until
 from agentmesh_gateway.settings import Bounds
 from agentmesh_gateway.upstream import Upstream
 from agentmesh_gateway.vendor_pages import Vendor
+from agentmesh_gateway.vendor_paths import VendorPaths
 
 log = telemetry.logger(__name__)
 
@@ -66,20 +69,19 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
     # The router checks the credentials of its clients itself; for the llm-proxy it is done here.
     authenticator = lifecycle.authenticator_of(settings, keyring)
     calls = LlmCalls(models, authenticator, keyring, bounds)
-    vendors: dict[Vendor, list[Page]] = {}
-    if names.LLM in behind:
-        vendors = {OPENAI: OpenAiApi(calls).pages(), ANTHROPIC: AnthropicApi(calls).pages()}
+    paths = VendorPaths()
+    model_pages = _model_pages(calls, paths) if names.LLM in behind else []
     health_pages = HealthPages(health, names.ROUTER if names.ROUTER in behind else names.LLM, draining)
     pages = [
         Page("/health", health_pages.live, methods=["GET"]),
         Page("/health/ready", health_pages.ready, methods=["GET"]),
         Page("/health/detailed", health_pages.detailed, methods=["GET"]),
-        *(page for made in vendors.values() for page in made),
+        *model_pages,
         *documents(table, authenticator, models=names.LLM in behind, metrics=settings.monitoring.metrics),
     ]
     app = Starlette(
         routes=pages,
-        exception_handlers={HTTPException: problems.on_http_exception, MeshError: problems.on_mesh_error},
+        exception_handlers={HTTPException: paths.on_exception, MeshError: paths.on_exception},
     )
     app.router.redirect_slashes = False
     app.router.default = Api(table, upstream, bounds, draining)
@@ -87,11 +89,24 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
         app,
         bounds,
         pages=frozenset(page.path for page in pages),
-        refusals={page.path: vendor.refuse for vendor, made in vendors.items() for page in made},
+        refuse=paths.refuse,
         anonymous=not settings.security.authentication,
         loopback=services.gateway.is_loopback,
     )
     return Gateway(edge, draining)
+
+
+def _model_pages(calls: LlmCalls, paths: VendorPaths) -> list[Page]:
+    """Return the routes of other vendors' clients, and note whose they are."""
+    lists = ModelLists(calls, OPENAI, ANTHROPIC)
+    made: list[tuple[list[Page], Callable[[Headers], Vendor]]] = [
+        (OpenAiApi(calls).pages(), lambda _: OPENAI),
+        (AnthropicApi(calls).pages(), lambda _: ANTHROPIC),
+        (lists.pages(), lists.vendor_of),
+    ]
+    for pages, owner in made:
+        paths.add(pages, owner)
+    return [page for pages, _ in made for page in pages]
 
 
 def serve(settings: Settings) -> None:

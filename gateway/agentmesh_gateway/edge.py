@@ -2,7 +2,7 @@
 
 import ipaddress
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -18,12 +18,12 @@ from agentmesh_gateway.settings import Bounds
 log = telemetry.logger(__name__)
 
 _LEFT = 499
-Refusal = Callable[[errors.MeshError], Response]
+Refusal = Callable[[Scope, errors.MeshError], Response]
 
 
 class Edge:
-    """Wraps the application; `pages` are the paths that are counted by their own name, `refusals`
-    write errors for paths whose clients know another shape.
+    """Wraps the application; `pages` are the paths that are counted by their own name, `refuse` writes errors in the
+    shape that the clients of a path know.
 
     A web page of another site can make a browser call a gateway that asks nobody for a key. What it sends carries
     an Origin that differs from the Host, or, after it made its own name point here, a Host that is not this machine.
@@ -35,14 +35,14 @@ class Edge:
         bounds: Bounds,
         *,
         pages: frozenset[str],
-        refusals: Mapping[str, Refusal],
+        refuse: Refusal,
         anonymous: bool,
         loopback: bool,
     ) -> None:
         self._app = app
         self._bounds = bounds
         self._pages = pages
-        self._refusals = refusals
+        self._refuse = refuse
         self._anonymous = anonymous
         self._loopback = loopback
 
@@ -72,8 +72,7 @@ class Edge:
                     # The client sees it by the missing end of the body.
                     log.warning("response_cut", path=scope["path"], reason=problem.reason)
                 else:
-                    refuse = self._refusals.get(scope["path"], problems.response_of)
-                    await refuse(problem)(scope, receive, counted)
+                    await self._refuse(scope, problem)(scope, receive, counted)
         finally:
             self._count(scope, status, started)
 

@@ -10,11 +10,14 @@ from agentmesh_gateway import problems
 _BAD_GATEWAY = frozenset({"PROVIDER_FAILED", "PROVIDER_GARBAGE", "PROVIDER_CREDENTIAL", "STREAM_INTERRUPTED"})
 # Trying again soon changes nothing.
 _HOPELESS = frozenset({"PROVIDER_CREDENTIAL", "GATEWAY_CREDENTIAL", names.BUDGET_EXHAUSTED})
+_TOO_LARGE = frozenset({"REQUEST_TOO_LARGE", "MESSAGE_TOO_LARGE"})
 _RETRY_S = 1.0
 
 
 def status_of(error: errors.MeshError) -> int:
     """Return the status of the response."""
+    if error.reason in _TOO_LARGE:
+        return 413
     return 502 if error.reason in _BAD_GATEWAY else problems.http_status(error)
 
 

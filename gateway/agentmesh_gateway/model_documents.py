@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from agentmesh_gateway import anthropic_api, openai_api, problems, sse
+from agentmesh_gateway import anthropic_api, model_lists, openai_api, problems, sse
 from agentmesh_gateway.anthropic_messages import CountTokensRequest, MessagesRequest
 from agentmesh_gateway.openai_chat import ChatCompletionRequest
 from agentmesh_gateway.openai_embeddings import EmbeddingsRequest
@@ -17,7 +17,10 @@ _REQUESTS: dict[str, tuple[str, str, type[BaseModel], bool]] = {
     anthropic_api.COUNT_TOKENS: ("Anthropic", "Estimate the tokens of a conversation", CountTokensRequest, False),
 }
 _PLACE = "#/components/schemas/"
-_MODELS = {openai_api.MODELS: "List the models", openai_api.MODEL.replace(":path", ""): "Get a model"}
+_MODELS = {
+    model_lists.MODELS: "List the models, in Anthropic's form for its clients",
+    model_lists.MODEL.replace(":path", ""): "Get a model, in Anthropic's form for its clients",
+}
 
 
 def model_paths() -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:

@@ -39,7 +39,7 @@ def completion_of(answer: pb.GenerateResponse, model: str) -> dict[str, Any]:
     choice = {
         "index": 0,
         "message": message,
-        "logprobs": None,
+        "logprobs": logprobs_of(answer.logprobs) if answer.logprobs else None,
         "finish_reason": _REASONS.get(answer.finish_reason, "stop"),
     }
     return {
@@ -54,12 +54,24 @@ def completion_of(answer: pb.GenerateResponse, model: str) -> dict[str, Any]:
 
 def usage_of(usage: types_pb2.Usage) -> dict[str, Any]:
     """Return what a call consumed."""
+    written = {"cache_write_tokens": usage.cache_write_tokens} if usage.cache_write_tokens else {}
     return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
+        "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens, **written},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
+
+
+def logprobs_of(tokens: Iterable[pb.TokenLogprob]) -> dict[str, Any]:
+    """Return how likely tokens were, each with the likeliest in its place."""
+    content = [_logprob(token) | {"top_logprobs": list(map(_logprob, token.alternatives))} for token in tokens]
+    return {"content": content, "refusal": None}
+
+
+def _logprob(token: pb.TokenLogprob) -> dict[str, Any]:
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.utf8) or None}
 
 
 def text_of(parts: Iterable[types_pb2.Part]) -> str:
@@ -70,12 +82,13 @@ def text_of(parts: Iterable[types_pb2.Part]) -> str:
 class Chunks:
     """One streamed answer as `chat.completion.chunk` objects, the first with the role, the last but the end empty.
 
-    With `include_usage` every chunk has `usage: null`, and one more without choices tells it.
+    With `include_usage` every chunk has `usage: null`, and one more without choices tells it. With `logprobs` a text
+    waits for what follows it, because its likelihoods belong into its chunk; they come right after it, if at all.
     """
 
     heartbeat = b": still here\n\n"
 
-    def __init__(self, model: str, *, include_usage: bool) -> None:
+    def __init__(self, model: str, *, include_usage: bool, logprobs: bool = False) -> None:
         self._frame = {
             "id": _completion_id(),
             "object": "chat.completion.chunk",
@@ -85,6 +98,8 @@ class Chunks:
         self._include_usage = include_usage
         self._usage = types_pb2.Usage()
         self._calls: set[int] = set()
+        self._logprobs = logprobs
+        self._waiting = ""
 
     def opening(self) -> bytes:
         """Write the chunk with the role."""
@@ -93,6 +108,16 @@ class Chunks:
     def piece(self, delta: pb.Delta) -> bytes:
         """Write a piece; usage is kept for the end."""
         kind = delta.WhichOneof("kind")
+        if kind == "logprobs":
+            text, self._waiting = self._waiting, ""
+            return self._chunk({"content": text}, logprobs=logprobs_of(delta.logprobs.tokens))
+        waited = self._waited()
+        if kind == "text" and self._logprobs:
+            self._waiting = delta.text
+            return waited
+        return waited + self._piece(kind, delta)
+
+    def _piece(self, kind: str | None, delta: pb.Delta) -> bytes:
         if kind == "text":
             return self._chunk({"content": delta.text})
         if kind == "reasoning":
@@ -113,7 +138,11 @@ class Chunks:
 
     def error(self, error: MeshError) -> bytes:
         """Write why the answer broke off; no marker follows."""
-        return _event(openai_problems.body_of(error))
+        return self._waited() + _event(openai_problems.body_of(error))
+
+    def _waited(self) -> bytes:
+        text, self._waiting = self._waiting, ""
+        return self._chunk({"content": text}) if text else b""
 
     def _tool_call(self, call: pb.ToolCallDelta) -> dict[str, Any]:
         if call.index in self._calls:
@@ -122,8 +151,8 @@ class Chunks:
         function = {"name": call.name, "arguments": call.arguments}
         return {"index": call.index, "id": call.id or _call_id(), "type": "function", "function": function}
 
-    def _chunk(self, delta: dict[str, Any], reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _chunk(self, delta: dict[str, Any], reason: str | None = None, *, logprobs: object = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         usage = {"usage": None} if self._include_usage else {}
         return _event({**self._frame, "choices": [choice], **usage})
 

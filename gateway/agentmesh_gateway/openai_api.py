@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Page
 
-from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh_gateway import cache_control, llm_streams, openai_problems, priorities, problems
 from agentmesh_gateway.json_bodies import validated
 from agentmesh_gateway.llm_calls import LlmCalls
@@ -22,16 +21,13 @@ from agentmesh_gateway.vendor_pages import Vendor
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
-MODELS = "/v1/models"
-MODEL = "/v1/models/{model:path}"
 
 _NO_STORE = {"cache-control": "no-store"}
-_UNKNOWN_TIME = 0
 OPENAI = Vendor(openai_problems.REQUEST_ID, openai_problems.response_of)
 
 
 class OpenAiApi:
-    """Answers chat completions, embeddings and models; every refusal has OpenAI's shape."""
+    """Answers chat completions and embeddings; every refusal has OpenAI's shape."""
 
     def __init__(self, calls: LlmCalls) -> None:
         self._calls = calls
@@ -41,8 +37,6 @@ class OpenAiApi:
         return [
             OPENAI.page(CHAT_COMPLETIONS, "POST", self._calls, self._chat),
             OPENAI.page(EMBEDDINGS, "POST", self._calls, self._embed),
-            OPENAI.page(MODELS, "GET", self._calls, self._list_models),
-            OPENAI.page(MODEL, "GET", self._calls, self._get_model),
         ]
 
     async def _chat(self, request: Request, metadata: Metadata) -> Response:
@@ -52,7 +46,7 @@ class OpenAiApi:
         cache_control.obey(request, asked.cache)
         priorities.obey(request, tree, asked)
         if wanted.stream:
-            form = Chunks(wanted.model, include_usage=wanted.include_usage)
+            form = Chunks(wanted.model, include_usage=wanted.include_usage, logprobs=bool(wanted.logprobs))
             return await llm_streams.respond(self._calls, asked, request, metadata, form)
         answer = await self._calls.unary("Generate", asked, request, metadata)
         return _json(completion_of(answer, wanted.model), cache_control.outcome_header(answer.cache))
@@ -65,19 +59,6 @@ class OpenAiApi:
         # Megabytes of numbers would hold up every stream of the process.
         written = await asyncio.to_thread(lambda: orjson.dumps(embeddings_of(answer, wanted)))
         return Response(written, media_type=problems.JSON, headers=_NO_STORE)
-
-    async def _list_models(self, request: Request, metadata: Metadata) -> Response:
-        answer = await self._calls.unary("ListModels", pb.ListModelsRequest(), request, metadata)
-        return _json({"object": "list", "data": [_model(model) for model in answer.models]})
-
-    async def _get_model(self, request: Request, metadata: Metadata) -> Response:
-        asked = pb.GetModelRequest(model=request.path_params["model"])
-        answer = await self._calls.unary("GetModel", asked, request, metadata)
-        return _json(_model(answer.model))
-
-
-def _model(model: pb.Model) -> dict[str, Any]:
-    return {"id": model.id, "object": "model", "created": _UNKNOWN_TIME, "owned_by": model.provider}
 
 
 def _json(value: Any, headers: Mapping[str, str] = MappingProxyType({})) -> Response:

@@ -20,7 +20,12 @@ _CODES: Mapping[str, str] = {
     "MODEL_NOT_FOUND": "model_not_found",
     "UNAUTHENTICATED": "invalid_api_key",
     "INVALID_REQUEST": "invalid_value",
+    "UNSUPPORTED_FIELD": "unsupported_parameter",
+    "MEDIA_TOO_LARGE": "image_too_large",
+    "INVALID_TOOL_SCHEMA": "invalid_function_parameters",
+    "INVALID_RESPONSE_SCHEMA": "invalid_json_schema",
 }
+_OF_MESSAGES = ("CONTEXT_LENGTH", "CONTENT_FILTER")
 # The llm-proxy names fields by the contract's paths.
 _NAMES = (
     (re.compile(r"^sampling\.max_output_tokens$"), "max_tokens"),
@@ -29,6 +34,9 @@ _NAMES = (
     (re.compile(r"\.parts\b"), ".content"),
     (re.compile(r"^(tools\[\d+\])\.(\w+)"), r"\1.function.\2"),
     (re.compile(r"^tool_choice\.name$"), "tool_choice.function.name"),
+    (re.compile(r"^tool_choice\.mode$"), "tool_choice"),
+    (re.compile(r"^reasoning(\.\w+)?$"), "reasoning_effort"),
+    (re.compile(r"^response_format\.schema\b"), "response_format.json_schema.schema"),
 )
 
 
@@ -63,7 +71,7 @@ def _type_of(status: int) -> str:
 def _param_of(error: MeshError) -> str | None:
     if error.violations:
         return _renamed(error.violations[0][0]) or None
-    return "model" if error.reason == "MODEL_NOT_FOUND" else "messages" if error.reason == "CONTEXT_LENGTH" else None
+    return "model" if error.reason == "MODEL_NOT_FOUND" else "messages" if error.reason in _OF_MESSAGES else None
 
 
 def _renamed(field: str) -> str:

@@ -7,7 +7,6 @@ import grpc
 import orjson
 from google.protobuf import json_format
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 from agentmesh.kit import errors
@@ -97,18 +96,14 @@ def wrong_method(allowed: Sequence[str]) -> HttpProblem:
     return HttpProblem(405, f"this path takes {shown} only", reason="METHOD_NOT_ALLOWED", headers={"allow": shown})
 
 
-def on_http_exception(_: Request, error: Exception) -> Response:
-    """Give what Starlette raises the same shape."""
+def of_exception(error: Exception) -> errors.MeshError:
+    """Return what was meant by what Starlette, or a route, has raised."""
+    if isinstance(error, errors.MeshError):
+        return error
     if isinstance(error, HTTPException) and error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "GET")
-        return response_of(wrong_method(sorted(allowed.replace(" ", "").split(","))))
+        return wrong_method(sorted(allowed.replace(" ", "").split(",")))
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return response_of(no_such_path())
+        return no_such_path()
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return response_of(HttpProblem(status, "the request can't be served", reason="HTTP_ERROR"))
-
-
-def on_mesh_error(_: Request, error: Exception) -> Response:
-    """Answer with the error that was meant."""
-    assert isinstance(error, errors.MeshError)
-    return response_of(error)
+    return HttpProblem(status, "the request can't be served", reason="HTTP_ERROR")

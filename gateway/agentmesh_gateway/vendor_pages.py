@@ -34,27 +34,30 @@ class Vendor:
 
     def page(self, path: str, http_method: str, calls: LlmCalls, handler: Handler) -> Page:
         """Return a route whose handler gets the metadata of calls for the client, known before its body is read."""
-        template = path.replace(":path}", "}")
 
         async def answer(request: Request) -> Response:
-            request.scope[ROUTE_KEY] = template
-            request_id = request.scope[_REQUEST_ID_KEY] = _request_id()
-            try:
-                response = await handler(request, await calls.metadata_of(request))
-            except ClientDisconnect:
-                return Response(status_code=_LEFT)
-            except MeshError as error:
-                error_id = error.metadata.get("error_id", "")
-                log.info("refused", route=template, request_id=request_id, reason=error.reason, error_id=error_id)
-                return self.refusal(error, request_id)
-            except Exception as error:
-                error_id = new_error_id()
-                log.error("unexpected_error", path=template, error_id=error_id, exc_info=error)
-                return self.refusal(Internal("something went wrong inside the mesh"), request_id)
-            response.headers[self.request_id_header] = request_id
-            return response
+            return await self.answer(request, path, calls, handler)
 
         return Page(path, answer, methods=[http_method])
+
+    async def answer(self, request: Request, path: str, calls: LlmCalls, handler: Handler) -> Response:
+        """Answer a request to a route by what its handler returns or raises."""
+        template = request.scope[ROUTE_KEY] = path.replace(":path}", "}")
+        request_id = request.scope[_REQUEST_ID_KEY] = _request_id()
+        try:
+            response = await handler(request, await calls.metadata_of(request))
+        except ClientDisconnect:
+            return Response(status_code=_LEFT)
+        except MeshError as error:
+            error_id = error.metadata.get("error_id", "")
+            log.info("refused", route=template, request_id=request_id, reason=error.reason, error_id=error_id)
+            return self.refusal(error, request_id)
+        except Exception as error:
+            error_id = new_error_id()
+            log.error("unexpected_error", path=template, error_id=error_id, exc_info=error)
+            return self.refusal(Internal("something went wrong inside the mesh"), request_id)
+        response.headers[self.request_id_header] = request_id
+        return response
 
 
 def request_id_of(request: Request) -> str:

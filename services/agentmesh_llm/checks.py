@@ -93,7 +93,7 @@ def _messages(messages: Iterable[pb.ChatMessage]) -> Iterator[Violation]:
         if message.thoughts and message.role != pb.CHAT_ROLE_ASSISTANT:
             yield f"{path}.thoughts", "only the assistant thinks"
         for number, mark in enumerate(message.cache_breakpoints):
-            if not 0 <= mark.part < max(1, len(message.parts)):
+            if not 0 <= mark.part < max(1, len(message.parts) + bool(message.tool_calls)):
                 yield f"{path}.cache_breakpoints[{number}].part", "must be one of the parts"
         for number, part in enumerate(message.parts):
             kind = part.WhichOneof("content")

@@ -103,7 +103,10 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class CacheBreakpoint:
-    """An end for the provider's own prompt cache, after part number `part`; 0 seconds leave the time to it."""
+    """An end for the provider's own prompt cache, after part number `part`; 0 seconds leave the time to it.
+
+    The tool calls of a message come after its parts.
+    """
 
     part: int = 0
     ttl_s: float = 0.0
@@ -157,10 +160,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """How much the model thinks first; 0 tokens leave it to the effort, and None to the model."""
+    """How much the model thinks first, and whether that is told; 0 tokens leave it to the effort, None to the model."""
 
     effort: Effort | None = None
     max_tokens: int = 0
+    shown: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

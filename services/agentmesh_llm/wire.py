@@ -225,7 +225,7 @@ def _breakpoint(wanted: pb.CacheBreakpoint) -> CacheBreakpoint:
 
 
 def _reasoning(wanted: pb.Reasoning) -> Reasoning:
-    return Reasoning(_EFFORTS[wanted.effort], wanted.max_tokens)
+    return Reasoning(_EFFORTS[wanted.effort], wanted.max_tokens, wanted.shown if wanted.HasField("shown") else None)
 
 
 def _to_logprob(token: TokenLogprob) -> pb.TokenLogprob:

@@ -144,7 +144,13 @@ async def test_system_images_documents_and_sampling_reach_the_provider(gate: Llm
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"top_k": 4}, "top_k"),
+        ({"top_k": 0}, "top_k"),
+        ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "between_tools"}}, "thinking.type"),
+        ({"thinking": {"type": "disabled"}, "output_config": {"effort": "low"}}, "output_config.effort"),
+        ({"output_config": {"effort": "immense"}}, "output_config.effort"),
+        ({"cache_control": {"type": "ephemeral", "ttl": "9m"}}, "cache_control.ttl"),
+        ({"messages": [{"role": "user", "content": [{"type": "thinking"}]}]}, "messages.0.content.0"),
         ({"max_tokens": None}, "max_tokens"),
         ({"nonsense": 1}, "nonsense"),
         ({"messages": []}, "messages"),
@@ -154,7 +160,6 @@ async def test_system_images_documents_and_sampling_reach_the_provider(gate: Llm
         ({"messages": [{"role": "user", "content": [{"type": "tool_use"}]}]}, "messages.0.content.0"),
         ({"stop_sequences": list("abcde")}, "stop_sequences"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
-        ({"tools": TOOLS, "tool_choice": {"type": "any", "disable_parallel_tool_use": True}}, "tool_choice.disable"),
     ],
 )
 async def test_what_cannot_be_honoured_is_refused_by_its_name(gate: LlmGateway, fields: Any, named: str) -> None:

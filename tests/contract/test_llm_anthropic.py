@@ -17,7 +17,7 @@ from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider, text_of
 
 ERRORS = {
-    "status:413": (InvalidRequest, "CONTEXT_LENGTH"),
+    "status:413": (InvalidRequest, "REQUEST_TOO_LARGE"),
     "status:402": (InvalidRequest, "PROVIDER_REFUSED"),
     "error-event:overloaded_error": (Unavailable, "PROVIDER_FAILED"),
     "error-event:rate_limit_error": (ResourceExhausted, "PROVIDER_RATE_LIMITED"),

@@ -116,15 +116,17 @@ async def test_a_provider_that_is_not_there_is_unreachable(kind: Kind) -> None:
     assert error.reason == "PROVIDER_UNREACHABLE"
 
 
-@pytest.mark.parametrize("how", ["cut", "reset"])
+@pytest.mark.parametrize("how", ["cut", "thought-cut", "reset"])
 async def test_a_stream_cut_at_any_byte_is_never_a_success(how: str, kind: Kind, fake: FakeProvider) -> None:
-    async with llm_service(provider(fake.base_url, kind=kind)) as llm:
-        deltas, _ = await llm.stream(ask(prompt="short"))
+    model = "reasoning" if how == "thought-cut" else "ok"
+    async with llm_service(provider(fake.base_url, [model], kind=kind)) as llm:
+        deltas, _ = await llm.stream(ask(model, "short"))
     answer, body = text_of(deltas), fake.hits[0].body
     whole = (fake_anthropic if kind == "anthropic" else fake_openai).sse_bytes(body)
     models = [f"{how}:{offset}" for offset in range(len(whole))]
+    uncut = f"{'cut' if how == 'reset' else how}:{len(whole)}"
     assert answer == " " + answer_for(body)
-    async with llm_service(provider(fake.base_url, [*models, f"cut:{len(whole)}"], kind=kind, per_host=50)) as llm:
+    async with llm_service(provider(fake.base_url, [*models, uncut], kind=kind, per_host=50)) as llm:
 
         async def check(model: str) -> None:
             deltas, error = await llm.stream(ask(model, "short"))
@@ -136,7 +138,7 @@ async def test_a_stream_cut_at_any_byte_is_never_a_success(how: str, kind: Kind,
         for start in range(0, len(models), 32):
             await asyncio.gather(*map(check, models[start : start + 32]))
         # The same bytes, uncut, are one: the offsets above end right before success.
-        deltas, error = await llm.stream(ask(f"cut:{len(whole)}", "short"))
+        deltas, error = await llm.stream(ask(uncut, "short"))
         assert error is None
         assert text_of(deltas) == answer
 

@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.support import fake_openai
+from tests.support.fake_anthropic_rules import REDACTED, SIGNATURE, fault_of
 from tests.support.fake_openai import answer_for
 
 # The types of error that the API documents, by status.
@@ -19,14 +20,18 @@ _TYPES = {
     429: "rate_limit_error",
     529: "overloaded_error",
 }
-_BLOCKS = {
-    "user": ("text", "image", "document", "tool_result"),
-    "assistant": ("text", "thinking", "tool_use"),
-}
 _THOUGHTS = ("Hm, ", "so be it.")
+_REFUSALS = {
+    "too-long": "CANARY-PROVIDER-TEXT prompt is too long: 250000 tokens > 200000 maximum",
+    "filtered": "Output blocked by content filtering policy CANARY-PROVIDER-TEXT",
+    "image-too-large": "messages.0.content.0.image.source.base64: image exceeds 5 MB maximum: CANARY-PROVIDER-TEXT",
+    "bad-image": "Could not process image CANARY-PROVIDER-TEXT",
+    "bad-tool-schema": "tools.0.custom.input_schema: JSON schema is invalid. CANARY-PROVIDER-TEXT",
+    "bad-answer-schema": "output_config.format.schema: CANARY-PROVIDER-TEXT",
+}
 
 
-def usage_for(body: dict[str, Any]) -> dict[str, int]:
+def usage_for(body: dict[str, Any]) -> dict[str, Any]:
     """Return the token counts of a request: fresh input, input written to and read from the cache, output."""
     size = len(json.dumps(body["messages"]).split())
     return {
@@ -61,21 +66,26 @@ def sse_events(body: dict[str, Any]) -> Iterator[bytes]:
         yield from _block(0, {"type": "weather", "sky": "blue"}, [{"type": "weather_delta", "sky": "grey"}])
         yield from _block(1, {"type": "server_tool_use", "id": "s_0", "name": "w", "input": {}}, _pieces('{"a": 1}'))
         index = 2
-    if mode == "reasoning":
-        thoughts: list[dict[str, Any]] = [{"type": "thinking_delta", "thinking": text} for text in _THOUGHTS]
-        signature = {"type": "signature_delta", "signature": "c2ln"}
+    if _thinks(body):
+        shown = body.get("thinking", {}).get("display") != "omitted"
+        thoughts = [{"type": "thinking_delta", "thinking": text} for text in _THOUGHTS if shown]
+        signature = {"type": "signature_delta", "signature": SIGNATURE}
         yield from _block(0, {"type": "thinking", "thinking": "", "signature": ""}, [*thoughts, signature])
-        yield from _block(1, {"type": "redacted_thinking", "data": "c2VjcmV0"}, [])
+        yield from _block(1, {"type": "redacted_thinking", "data": REDACTED}, [])
         index = 2
     if mode in ("tools", "bare") and body.get("tools") and not _answered(body):
-        yield from _tool_blocks(body, ('{"number": 0}', '{"number": 1}') if mode == "tools" else ("",))
+        inputs = ('{"number": 0}', '{"number": 1}') if mode == "tools" else ("",)
+        alone = body["tool_choice"].get("disable_parallel_tool_use", False)
+        yield from _tool_blocks(body, inputs[:1] if alone else inputs, index)
         reason = "tool_use"
     else:
         words = [f"{n} " for n in range(int(argument))] if mode == "long" else _words(body)
         yield from _block(index, {"type": "text", "text": ""}, [{"type": "text_delta", "text": word} for word in words])
     stop = None if mode == "no-reason" else argument if mode == "stop" else reason
     # As real ones do, it leaves out what it has said before.
-    told = {"output_tokens": usage["output_tokens"], "cache_read_input_tokens": None}
+    told: dict[str, Any] = {"output_tokens": usage["output_tokens"], "cache_read_input_tokens": None}
+    if _thinks(body):
+        told["output_tokens_details"] = {"thinking_tokens": 2}
     yield _event("message_delta", delta={"stop_reason": stop, "stop_sequence": None}, usage=told)
     if mode != "no-done":
         yield _event("message_stop")
@@ -95,8 +105,8 @@ def refusal(mode: str, argument: str, body: dict[str, Any], headers: Mapping[str
         delay = fake_openai.refusal(mode, argument)
         assert delay is not None
         return _error(429, "CANARY-PROVIDER-TEXT", {"Retry-After": delay.headers["Retry-After"]})
-    if mode == "too-long":
-        return _error(400, "CANARY-PROVIDER-TEXT prompt is too long: 250000 tokens > 200000 maximum")
+    if mode in _REFUSALS:
+        return _error(400, _REFUSALS[mode])
     if mode == "html":
         return fake_openai.refusal(mode, argument)
     if mode == "picky" and "temperature" in body:
@@ -105,32 +115,9 @@ def refusal(mode: str, argument: str, body: dict[str, Any], headers: Mapping[str
     return _error(400, fault) if fault else None
 
 
-def fault_of(body: dict[str, Any], headers: Mapping[str, str]) -> str:
-    """Return what the API would refuse about a request, empty if nothing."""
-    known = {name.lower() for name in headers}
-    if "anthropic-version" not in known or not known & {"x-api-key", "authorization"}:
-        return "anthropic-version and a credential are needed"
-    if type(body.get("max_tokens")) is not int or body["max_tokens"] < 1:
-        return "max_tokens: Field required"
-    if not body["messages"] or body["messages"][0]["role"] != "user":
-        return "messages: first message must use the user role"
-    waiting: set[str] = set()
-    for message in body["messages"]:
-        content = message["content"]
-        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if not blocks or any(block["type"] not in _BLOCKS[message["role"]] for block in blocks):
-            return "messages: a turn is empty, or holds a block that it can't hold"
-        if any(block["type"] == "text" and not block["text"].strip() for block in blocks):
-            return "messages: text content blocks must contain non-whitespace text"
-        answered = {block["tool_use_id"] for block in blocks if block["type"] == "tool_result"}
-        if answered != waiting or any(block["type"] != "tool_result" for block in blocks[: len(answered)]):
-            return "messages: tool_use ids need tool_result blocks at the start of the next turn"
-        waiting = {block["id"] for block in blocks if block["type"] == "tool_use"}
-        if not all(isinstance(block["input"], dict) for block in blocks if block["type"] == "tool_use"):
-            return "messages: tool_use.input: Input should be an object"
-    if any(tool["input_schema"].get("type") != "object" for tool in body.get("tools", ())):
-        return "tools.0.input_schema.type: Field required"
-    return ""
+def _thinks(body: dict[str, Any]) -> bool:
+    asked = body.get("thinking", {}).get("type") in ("enabled", "adaptive")
+    return asked or str(body["model"]).partition(":")[0] in ("reasoning", "thought-cut")
 
 
 def _answered(body: dict[str, Any]) -> bool:
@@ -142,11 +129,11 @@ def _words(body: dict[str, Any]) -> list[str]:
     return [f" {word}" for word in answer_for(body).split(" ")]
 
 
-def _tool_blocks(body: dict[str, Any], inputs: tuple[str, ...]) -> Iterator[bytes]:
-    yield from _block(0, {"type": "text", "text": ""}, [{"type": "text_delta", "text": "Let me look."}])
+def _tool_blocks(body: dict[str, Any], inputs: tuple[str, ...], first: int) -> Iterator[bytes]:
+    yield from _block(first, {"type": "text", "text": ""}, [{"type": "text_delta", "text": "Let me look."}])
     for number, arguments in enumerate(inputs):
         block = {"type": "tool_use", "id": f"toolu_{number}", "name": body["tools"][0]["name"], "input": {}}
-        yield from _block(number + 1, block, _pieces(arguments))
+        yield from _block(first + number + 1, block, _pieces(arguments))
 
 
 def _pieces(text: str) -> list[dict[str, Any]]:
@@ -164,7 +151,7 @@ def _block(index: int, block: dict[str, Any], deltas: list[dict[str, Any]]) -> I
     yield _event("content_block_stop", index=index)
 
 
-def _message(content: list[dict[str, Any]], reason: str | None, usage: dict[str, int]) -> dict[str, Any]:
+def _message(content: list[dict[str, Any]], reason: str | None, usage: dict[str, Any]) -> dict[str, Any]:
     frame = {"id": "msg_1", "type": "message", "role": "assistant", "model": "fake-1", "content": content}
     return {**frame, "stop_reason": reason, "stop_sequence": None, "usage": usage}
 

@@ -19,12 +19,26 @@ def answer_for(body: dict[str, Any]) -> str:
 def usage_for(body: dict[str, Any]) -> dict[str, Any]:
     """Return the token counts of a request; half of the input counts as cached."""
     size = sum(len(str(message.get("content") or "").split()) for message in body["messages"])
+    thought = {"completion_tokens_details": {"reasoning_tokens": 2}} if _thinks(body) else {}
     return {
         "prompt_tokens": size,
         "completion_tokens": len(answer_for(body).split()),
         "total_tokens": size + len(answer_for(body).split()),
         "prompt_tokens_details": {"cached_tokens": size // 2},
+        **thought,
     }
+
+
+def logprob_for(token: str, alternatives: int | None = None) -> dict[str, Any]:
+    """Return how likely a token is, and as many others in its place; the last of these has no bytes of its own."""
+    digest = hashlib.sha256(token.encode()).digest()
+    told = {"token": token, "logprob": -digest[0] / 256, "bytes": list(token.encode())}
+    if alternatives is None:
+        return told
+    others = [logprob_for(f"{token}{number}") for number in range(alternatives)]
+    if others:
+        others[-1]["bytes"] = None
+    return {**told, "top_logprobs": others}
 
 
 def vector_for(text: str, dimensions: int) -> list[float]:
@@ -50,7 +64,7 @@ def sse_events(body: dict[str, Any]) -> Iterator[bytes]:
         return
     if mode == "garbage":
         yield b"data: {this is no JSON\n\n"
-    if mode == "reasoning":
+    if _thinks(body):
         yield _chunk(body, {"reasoning_content": "Hm, "})
         yield _chunk(body, {"reasoning_content": "so be it."})
     if mode == "tools" and body.get("tools") and not answered:
@@ -61,9 +75,9 @@ def sse_events(body: dict[str, Any]) -> Iterator[bytes]:
             yield _chunk(body, {"content": f"{number} "})
     else:
         for word in answer_for(body).split(" "):
-            yield _chunk(body, {"content": f" {word}"})
+            yield _chunk(body, {"content": f" {word}"}, logprobs=_logprobs(body, f" {word}"))
     if mode != "no-reason":
-        yield _chunk(body, {}, reason)
+        yield _chunk(body, {}, argument if mode == "stop" else reason)
     yield _event({**_frame(body), "choices": [], "usage": usage_for(body)})
     if mode != "no-done":
         yield b"data: [DONE]\n\n"
@@ -71,7 +85,7 @@ def sse_events(body: dict[str, Any]) -> Iterator[bytes]:
 
 def _tool_chunks(body: dict[str, Any]) -> Iterator[bytes]:
     name = body["tools"][0]["function"]["name"]
-    for index in range(2):
+    for index in range(1 if body.get("parallel_tool_calls") is False else 2):
         first = {"index": index, "id": f"call_{index}", "type": "function"}
         yield _chunk(body, {"tool_calls": [{**first, "function": {"name": name, "arguments": ""}}]})
         for piece in ('{"number"', f": {index}", "}"):
@@ -82,8 +96,18 @@ def _frame(body: dict[str, Any]) -> dict[str, Any]:
     return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "fake-1"}
 
 
-def _chunk(body: dict[str, Any], delta: dict[str, Any], reason: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+def _thinks(body: dict[str, Any]) -> bool:
+    return str(body["model"]).partition(":")[0] in ("reasoning", "thought-cut")
+
+
+def _logprobs(body: dict[str, Any], token: str) -> dict[str, Any] | None:
+    if not body.get("logprobs"):
+        return None
+    return {"content": [logprob_for(token, body.get("top_logprobs", 0))], "refusal": None}
+
+
+def _chunk(body: dict[str, Any], delta: dict[str, Any], reason: str | None = None, *, logprobs: object = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
     return _event({**_frame(body), "choices": [choice], "usage": None})
 
 
@@ -99,8 +123,26 @@ def whole_answer(body: dict[str, Any]) -> dict[str, Any]:
     return {**frame, "choices": [choice], "usage": usage_for(body)}
 
 
-def refusal(mode: str, argument: str) -> web.Response | None:
+# What a server that follows no news knows.
+_OLD_FIELDS = {"model", "messages", "stream", "stream_options", "tools", "tool_choice", "max_tokens", "temperature"}
+_REFUSALS = {
+    "too-long": ("context_length_exceeded", None),
+    "filtered": ("content_filter", None),
+    "image-too-large": ("image_too_large", None),
+    "bad-image": ("invalid_image_format", None),
+    "bad-tool-schema": ("invalid_function_parameters", "tools[0].function.parameters"),
+    "bad-answer-schema": ("invalid_json_schema", "response_format"),
+}
+
+
+def refusal(mode: str, argument: str, body: dict[str, Any] | None = None) -> web.Response | None:
     """Return the answer of a model that gives none."""
+    if mode == "old" and (unknown := sorted((body or {}).keys() - _OLD_FIELDS)):
+        return _bad_request("unsupported_parameter", unknown[0])
+    if mode == "picky" and "temperature" in (body or {}):
+        return _bad_request("unsupported_value", "temperature")
+    if mode in _REFUSALS:
+        return _bad_request(*_REFUSALS[mode])
     if mode == "status":
         # As real ones do, it repeats what it was sent; none of that may get through.
         error = {"error": {"message": "CANARY-PROVIDER-TEXT", "type": "fake", "code": None}}
@@ -110,9 +152,11 @@ def refusal(mode: str, argument: str) -> web.Response | None:
     if mode == "rate-limited-date":
         date = email.utils.formatdate(time.time() + int(argument), usegmt=True)
         return web.json_response({"error": {}}, status=429, headers={"Retry-After": date})
-    if mode == "too-long":
-        error = {"error": {"message": "CANARY-PROVIDER-TEXT", "code": "context_length_exceeded"}}
-        return web.json_response(error, status=400)
     if mode == "html":
         return web.Response(text="<html>\n\ndata\n\n</html>", content_type="text/html")
     return None
+
+
+def _bad_request(code: str, param: str | None) -> web.Response:
+    error = {"message": "CANARY-PROVIDER-TEXT", "type": "invalid_request_error", "param": param, "code": code}
+    return web.json_response({"error": error}, status=400)

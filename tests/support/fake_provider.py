@@ -9,9 +9,13 @@ In a test: `async with FakeProvider() as fake: fake.base_url`. As a process:
 | slow:MS | waits before each chunk |
 | tools | calls the first tool twice, in pieces; answers in words once a tool has answered |
 | reasoning | thinks before it answers |
+| stop:REASON | ends for that reason |
+| picky | takes no temperature |
+| filtered, image-too-large, bad-image, bad-tool-schema, bad-answer-schema | 400 for that |
 | long:N | answers with N chunks |
 | late-end:MS | ends the body so long after the terminal marker |
 | cut:N, reset:N | ends the body, or breaks the connection, after N bytes |
+| thought-cut:N | thinks, and ends the body after N bytes |
 | stall:N | falls silent after N chunks, until the caller leaves |
 | no-done, no-reason | leaves out the terminal marker, or the finish reason |
 | garbage, html, error-event | sends a chunk that is no JSON, a page, an error after the first chunk |
@@ -21,9 +25,9 @@ In a test: `async with FakeProvider() as fake: fake.base_url`. As a process:
 | slow-vectors:MS | waits before it answers with vectors |
 | too-long | 400 with the code, or the words, for a conversation that is too long |
 
-Anthropic's wire knows more: error-event:TYPE sends an error of that type, novel sends events and blocks that nobody
-knows yet, bare calls the first tool without arguments, stop:REASON ends for that reason, picky takes no temperature.
-What its API would refuse is refused.
+Likelihoods, thinking, one call at a time: what the body asks for is done. On OpenAI's wire, old refuses what old
+servers don't know. Anthropic's wire knows more: error-event:TYPE sends an error of that type, novel sends events and
+blocks that nobody knows yet, bare calls the first tool without arguments. What its API would refuse is refused.
 """
 
 import argparse
@@ -126,7 +130,7 @@ class FakeProvider:
             if mode == "held-then-429":
                 await self.let_go.wait()
                 mode = "rate-limited"
-            refusal = fake_openai.refusal(mode, argument)
+            refusal = fake_openai.refusal(mode, argument, body)
             return await self._answer(request, hit, refusal, fake_openai.sse_events, fake_openai.whole_answer)
 
     async def _messages(self, request: web.Request) -> web.StreamResponse:
@@ -154,7 +158,7 @@ class FakeProvider:
             return web.json_response(whole(hit.body))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        if mode in ("cut", "reset"):
+        if mode in ("cut", "thought-cut", "reset"):
             hit.how = "cut"
             await response.write(b"".join(events(hit.body))[: int(argument)])
             if mode == "reset" and request.transport is not None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -52,18 +52,21 @@ async def llm_gateway(
     bounds: Bounds | None = None,
     *,
     models: Sequence[str] = MODELS,
+    kind: Literal["openai_compatible", "anthropic"] = "openai_compatible",
     keyring: Keyring | None = None,
     llm: Mapping[str, Any] = MappingProxyType({}),
     **security: Any,
 ) -> AsyncIterator[LlmGateway]:
     """Run all three; the gateway proves itself with `keyring`, by default with the one that the service expects.
 
-    `llm` are keys of that section of the service's settings.
+    The provider speaks the wire of its `kind`; that of Anthropic has no vectors. `llm` are keys of that section of the
+    service's settings.
     """
     bounds = bounds or Bounds()
     async with AsyncExitStack() as stack:
         fake = await stack.enter_async_context(FakeProvider())
-        described = provider(fake.base_url, models, embedding_models=["vectors"])
+        vectors = [] if kind == "anthropic" else ["vectors"]
+        described = provider(fake.base_url, models, embedding_models=vectors, kind=kind)
         service = await stack.enter_async_context(llm_service(described, **llm))
         listener = server.bind("127.0.0.1", 0)
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"

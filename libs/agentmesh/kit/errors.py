@@ -235,7 +235,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
     kind = _BY_CODE.get(int(error.code().value[0]), Internal)
     if kind is Unavailable:
         kind = Unreachable
-    return kind(_PLAIN_TEXT.get(error.code(), "the service failed"))
+    return kind(_PLAIN_TEXT.get(error.code(), "the service failed"), reason=_PLAIN_REASON.get(error.code(), ""))
 
 
 # A status that carries no details comes from gRPC itself; its text may name addresses, so ours is said.
@@ -246,6 +246,7 @@ _PLAIN_TEXT = {
     grpc.StatusCode.UNIMPLEMENTED: "the service has no such method",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "a message is larger than the limit of 4 MiB",
 }
+_PLAIN_REASON = {grpc.StatusCode.RESOURCE_EXHAUSTED: "MESSAGE_TOO_LARGE"}
 
 
 def _pack(status: status_pb2.Status, detail: object) -> None:

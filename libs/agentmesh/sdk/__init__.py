@@ -3,7 +3,7 @@
 from agentmesh.sdk.agent import Agent, Check, Result, Skill, Verdict, agent
 from agentmesh.sdk.context import InputFile, TaskContext
 from agentmesh.sdk.errors import AgentError, ChildFailed, Rejected, ToolOutcomeUnknown
-from agentmesh.sdk.llm import LlmAnswer, LlmMessage
+from agentmesh.sdk.llm import LlmAnswer, LlmMessage, Thought, ToolUse
 from agentmesh.sdk.tools import Tool, tool
 
 __all__ = [
@@ -18,8 +18,10 @@ __all__ = [
     "Result",
     "Skill",
     "TaskContext",
+    "Thought",
     "Tool",
     "ToolOutcomeUnknown",
+    "ToolUse",
     "Verdict",
     "agent",
     "tool",

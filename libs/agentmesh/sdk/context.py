@@ -25,7 +25,7 @@ from agentmesh.kit.wire import TERMINAL
 from agentmesh.sdk.agent import to_struct
 from agentmesh.sdk.errors import AgentError, ChildFailed
 from agentmesh.sdk.journal import Journal, digest_of
-from agentmesh.sdk.llm import LlmAnswer, LlmMessage, build_request, from_response
+from agentmesh.sdk.llm import Effort, LlmAnswer, LlmMessage, build_request, from_response
 from agentmesh.sdk.ports import Mesh
 from agentmesh.sdk.steps import Steps, enter_scope, open_step, timed, to_json
 from agentmesh.sdk.tool_calls import call_tool
@@ -175,11 +175,15 @@ class TaskContext:
         stop: Sequence[str] = (),
         tools: Sequence[Tool] = (),
         response_schema: dict[str, Any] | None = None,
+        effort: Effort | None = None,
         stream: bool = True,
         name: str = "llm",
         key: str = "",
     ) -> LlmAnswer:
-        """Ask a model. Journaled: a finished answer is never paid twice. With `stream`, its text is said."""
+        """Ask a model. Journaled: a finished answer is never paid twice. With `stream`, its text is said.
+
+        `effort` is how much it thinks first. After a call of tools the next prompt holds `answer.as_message()`.
+        """
         request = build_request(
             prompt,
             system=system,
@@ -190,6 +194,7 @@ class TaskContext:
             stop=stop,
             tools=tools,
             response_schema=response_schema,
+            effort=effort,
         )
         digest = digest_of(request.SerializeToString(deterministic=True))
 

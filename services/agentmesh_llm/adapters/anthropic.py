@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from agentmesh.kit.errors import InvalidRequest
 from agentmesh.kit.model_settings import Provider as ProviderSettings
-from agentmesh_llm.adapters import anthropic_wire
+from agentmesh_llm.adapters import anthropic_errors, anthropic_wire
 from agentmesh_llm.adapters.anthropic_wire import EventReader
 from agentmesh_llm.adapters.http_provider import ProviderHttp
 from agentmesh_llm.domain import Delta, EmbedQuestion, Question, Vectors
@@ -20,7 +20,7 @@ class AnthropicProvider:
         assert settings.base_url is not None  # the settings have a default for this kind
         key = settings.api_key
         headers = {"anthropic-version": _VERSION, **({} if key is None else {"x-api-key": key.get_secret_value()})}
-        self._http = ProviderHttp(settings.base_url, headers, settings.pool, anthropic_wire.refusal_of)
+        self._http = ProviderHttp(settings.base_url, headers, settings.pool, anthropic_errors.refusal_of)
 
     async def stream(self, question: Question) -> AsyncGenerator[Sequence[Delta], None]:
         """Stream a message; closing the generator closes the socket."""

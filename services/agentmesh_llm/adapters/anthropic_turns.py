@@ -10,7 +10,8 @@ import orjson
 
 from agentmesh.kit.errors import InvalidRequest
 from agentmesh_llm.adapters import provider_errors as errors
-from agentmesh_llm.domain import DataPart, MediaPart, Message, Part, Role, TextPart, ToolUse
+from agentmesh_llm.adapters.anthropic_marks import cache_mark, marked
+from agentmesh_llm.domain import DataPart, MediaPart, Message, Part, Role, TextPart, Thought, ToolUse
 
 Block = dict[str, Any]
 
@@ -19,10 +20,19 @@ _PDF = "application/pdf"
 _DATA_URL = re.compile(r"data:(?P<kind>[^;,]*)(?:;[^;,]*)*;base64,(?P<data>.*)", re.DOTALL)
 
 
-def instructions(messages: Iterable[Message]) -> str:
-    """Join what the operator says, wherever in the conversation: the API takes it once, before the first turn."""
-    parts = [part for message in messages if message.role is Role.SYSTEM for part in message.parts]
-    return "\n\n".join(block["text"] for block in _texts(parts, "instructions hold only text"))
+def instructions(messages: Iterable[Message], last: str = "") -> str | list[Block]:
+    """Return what the operator says, wherever in the conversation: the API takes it once, before the first turn.
+
+    It is one text, with `last` at its end, or blocks where the API's cache is to end in between.
+    """
+    blocks: list[Block] = []
+    for message in messages:
+        if message.role is Role.SYSTEM:
+            blocks += marked(message, lambda part: _texts([part], "instructions hold only text"))
+    blocks += [{"type": "text", "text": last}] if last else []
+    if any("cache_control" in block for block in blocks):
+        return blocks
+    return "\n\n".join(block["text"] for block in blocks)
 
 
 def turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
@@ -53,13 +63,27 @@ def _blocks(message: Message, path: str) -> list[Block]:
     if message.role is Role.SYSTEM:
         return []
     if message.role is Role.TOOL:
-        content = _contents(message.parts)
         result: Block = {"type": "tool_result", "tool_use_id": message.tool_call_id}
-        return [{**result, "content": content} if content else result]
+        if content := [block for part in message.parts for block in _content(part)]:
+            result["content"] = content
+        # What is inside a result can't be kept without it.
+        return [result | cache_mark(message.cache_breakpoints[-1])] if message.cache_breakpoints else [result]
     if message.role is Role.USER:
-        return _contents(message.parts)
+        return marked(message, _content)
     calls = [_tool_use(call, f"{path}.tool_calls[{at}].arguments") for at, call in enumerate(message.tool_calls)]
-    return [*_texts(message.parts, "this provider takes only text in an assistant's turn"), *calls]
+    said = marked(message, lambda part: _texts([part], "this provider takes only text in an assistant's turn"), calls)
+    return [*_thoughts(message.thoughts), *said]
+
+
+def _thoughts(thoughts: Iterable[Thought]) -> list[Block]:
+    """Write what the API can know again as its own; it refuses the rest."""
+    blocks: list[Block] = []
+    for thought in thoughts:
+        if thought.redacted:
+            blocks.append({"type": "redacted_thinking", "data": thought.redacted})
+        elif thought.signature:
+            blocks.append({"type": "thinking", "thinking": thought.text, "signature": thought.signature})
+    return blocks
 
 
 def _tool_use(call: ToolUse, path: str) -> Block:
@@ -74,8 +98,8 @@ def _tool_use(call: ToolUse, path: str) -> Block:
     return {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments}
 
 
-def _contents(parts: Iterable[Part]) -> list[Block]:
-    return [block for part in parts for block in (_media(part) if isinstance(part, MediaPart) else _text(part))]
+def _content(part: Part) -> list[Block]:
+    return _media(part) if isinstance(part, MediaPart) else _text(part)
 
 
 def _texts(parts: Sequence[Part], otherwise: str) -> list[Block]:

@@ -1,14 +1,13 @@
 """Writes questions as Anthropic's messages and reads their events, apart from how the bytes travel."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from agentmesh.kit.errors import InvalidRequest, MeshError
-from agentmesh_llm.adapters import anthropic_turns
+from agentmesh_llm.adapters import anthropic_errors, anthropic_schemas, anthropic_turns
 from agentmesh_llm.adapters import provider_errors as errors
+from agentmesh_llm.adapters.anthropic_steering import steering, tool_choice
 from agentmesh_llm.adapters.json_values import count_of, model_of, text_of
 from agentmesh_llm.domain import (
     Delta,
@@ -16,20 +15,12 @@ from agentmesh_llm.domain import (
     FinishReason,
     Question,
     ReasoningDelta,
-    ResponseFormat,
-    Sampling,
     TextDelta,
-    Tool,
+    Thought,
     ToolCallDelta,
-    ToolMode,
     Usage,
 )
 
-# The API demands a bound. No current model writes less, and nobody is charged for what is not written.
-DEFAULT_MAX_TOKENS = 32_000
-_MAX_TEMPERATURE = 1.0
-
-_CHOICES = {ToolMode.AUTO: "auto", ToolMode.NONE: "none", ToolMode.REQUIRED: "any"}
 _REASONS = {
     "end_turn": FinishReason.STOP,
     "stop_sequence": FinishReason.STOP,
@@ -39,12 +30,7 @@ _REASONS = {
     "refusal": FinishReason.CONTENT_FILTER,
 }
 _COUNTS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
-# Not every model takes these. The API's text begins with the field that it refuses.
-_FIELDS = {"temperature": "sampling.temperature", "top_p": "sampling.top_p", "tool_choice": "tool_choice.mode"}
-_NAMED_FIELD = re.compile(f"`?({'|'.join(_FIELDS)})\\b")
-_HOLD_SCHEMAS = {"items", "prefixItems", "anyOf", "allOf", "oneOf"}
-_HOLD_NAMED_SCHEMAS = {"properties", "$defs", "definitions"}
-_JSON_ONLY = "Answer with one JSON object and nothing else: no fence around it, no word before or after it."
+_THINKING = "thinking_tokens"
 
 
 def question_body(question: Question) -> bytes:
@@ -53,28 +39,21 @@ def question_body(question: Question) -> bytes:
     A strict schema is enforced by the API. It knows no other way to force JSON on all of its models, so without
     `strict`, or without a schema, the model is only told.
     """
+    wanted = question.response_format
+    enforced = wanted.schema if wanted is not None and wanted.strict else None
+    told = "" if wanted is None or enforced is not None else anthropic_schemas.told(wanted.schema)
     body: dict[str, Any] = {
         "model": question.model,
-        "max_tokens": question.sampling.max_output_tokens or DEFAULT_MAX_TOKENS,
         "messages": anthropic_turns.turns(question.messages),
         "stream": True,
+        **steering(question, enforced),
     }
-    system = anthropic_turns.instructions(question.messages)
-    if (wanted := question.response_format) is not None:
-        if wanted.strict and wanted.schema is not None:
-            body["output_config"] = {"format": {"type": "json_schema", "schema": _closed(wanted.schema)}}
-        else:
-            system = "\n\n".join(filter(None, (system, _told(wanted))))
-    if system:
+    if system := anthropic_turns.instructions(question.messages, told):
         body["system"] = system
     if question.tools:
-        body["tools"] = [_tool(tool) for tool in question.tools]
-        body["tool_choice"] = (
-            {"type": "tool", "name": question.tool_name}
-            if question.tool_mode is ToolMode.NAMED
-            else {"type": _CHOICES[question.tool_mode]}
-        )
-    return orjson.dumps({**body, **_steering(question.sampling)})
+        body["tools"] = [anthropic_schemas.tool(tool) for tool in question.tools]
+        body["tool_choice"] = tool_choice(question)
+    return orjson.dumps(body)
 
 
 class EventReader:
@@ -84,8 +63,9 @@ class EventReader:
         self.whole = False
         self._model = ""
         self._reason: FinishReason | None = None
-        self._counts = dict.fromkeys(_COUNTS, 0)
+        self._counts = dict.fromkeys((*_COUNTS, _THINKING), 0)
         self._calls: dict[int, _Call] = {}
+        self._thoughts: dict[int, Thought] = {}  # that have begun
 
     def read(self, data: bytes) -> list[Delta]:
         """Return the deltas of one event; raise the error that it reports, or Unavailable if it is no event."""
@@ -108,7 +88,7 @@ class EventReader:
             elif kind == "message_stop":
                 self.whole = True
             elif kind == "error":
-                raise error_event(event.get("error"))
+                raise anthropic_errors.event_error(event.get("error"))
             # Others are pings, or younger than this code; the API's rule is to skip them.
             return []
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -119,7 +99,8 @@ class EventReader:
         if self._reason is None:
             raise errors.interrupted()
         fresh, written, cached, output = (self._counts[name] for name in _COUNTS)
-        return [Usage(fresh + written + cached, output, cached), Finish(self._reason, self._model)]
+        usage = Usage(fresh + written + cached, output, cached, written, self._counts[_THINKING])
+        return [usage, Finish(self._reason, self._model)]
 
     def _start(self, index: int, block: dict[str, Any]) -> list[Delta]:
         kind = block.get("type")
@@ -128,7 +109,12 @@ class EventReader:
             return [ToolCallDelta(call.number, text_of(block["id"]), text_of(block["name"]))]
         if kind == "text":
             return _written(TextDelta(text_of(block.get("text") or "")))
-        return _written(ReasoningDelta(text_of(block.get("thinking") or ""))) if kind == "thinking" else []
+        if kind == "thinking":
+            self._thoughts[index] = Thought(signature=text_of(block.get("signature") or ""))
+            return _written(ReasoningDelta(text_of(block.get("thinking") or "")))
+        if kind == "redacted_thinking":
+            self._thoughts[index] = Thought(redacted=text_of(block["data"]))
+        return []
 
     def _piece(self, index: int, delta: dict[str, Any]) -> list[Delta]:
         kind = delta.get("type")
@@ -136,6 +122,8 @@ class EventReader:
             return _written(TextDelta(text_of(delta["text"])))
         if kind == "thinking_delta":
             return _written(ReasoningDelta(text_of(delta["thinking"])))
+        if kind == "signature_delta":
+            self._thoughts[index] = Thought(signature=text_of(delta["signature"]))
         # The calls of tools that run at the provider come in the same pieces, and are none of ours.
         if (
             kind == "input_json_delta"
@@ -147,6 +135,8 @@ class EventReader:
         return []
 
     def _stop(self, index: int) -> list[Delta]:
+        if (thought := self._thoughts.pop(index, None)) is not None:
+            return [thought]
         call = self._calls.get(index)
         if call is None or call.whole_input is None:
             return []
@@ -155,8 +145,12 @@ class EventReader:
 
     def _count(self, usage: Any) -> None:
         # Every event tells the counts up to then, and may leave some out.
-        for name in _COUNTS if isinstance(usage, dict) else ():
-            self._counts[name] = max(self._counts[name], count_of(usage.get(name)))
+        if not isinstance(usage, dict):
+            return
+        details = usage.get("output_tokens_details")
+        told = {**usage, _THINKING: details.get(_THINKING) if isinstance(details, dict) else 0}
+        for name in self._counts:
+            self._counts[name] = max(self._counts[name], count_of(told.get(name)))
 
 
 @dataclass(slots=True)
@@ -167,79 +161,5 @@ class _Call:
     whole_input: dict[str, Any] | None
 
 
-def error_event(error: Any) -> MeshError:
-    """Make the error for one that the provider reports inside a stream, where its status can't say it any more."""
-    kind = error.get("type") if isinstance(error, dict) else None
-    if kind in ("invalid_request_error", "request_too_large"):
-        return refusal_of(error)
-    if kind in ("authentication_error", "permission_error", "billing_error"):
-        return errors.credential()
-    if kind == "not_found_error":
-        return errors.no_such_model()
-    if kind == "overloaded_error":
-        return errors.overloaded_midway()
-    return errors.rate_limited() if kind == "rate_limit_error" else errors.failed_midway()
-
-
-def refusal_of(error: Any) -> MeshError:
-    """Make the error for a request that the API finds wrong, from its error object, if there is one."""
-    if is_context_length(error):
-        return errors.context_length()
-    named = _NAMED_FIELD.match(str(error.get("message"))) if isinstance(error, dict) else None
-    return errors.refused(_FIELDS[named[1]] if named else "")
-
-
-def is_context_length(error: Any) -> bool:
-    """Return whether an error object says that the conversation is too long, in tokens or in bytes."""
-    if not isinstance(error, dict):
-        return False
-    # The API has no code for it; its text is looked at, never passed on.
-    text = str(error.get("message")).lower()
-    return error.get("type") == "request_too_large" or any(
-        sign in text for sign in ("prompt is too long", "exceed context limit", "context window")
-    )
-
-
 def _written(delta: TextDelta | ReasoningDelta) -> list[Delta]:
     return [delta] if delta.text else []
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    described = {"description": tool.description} if tool.description else {}
-    return {"name": tool.name, **described, "input_schema": {"type": "object", **tool.parameters}}
-
-
-def _steering(sampling: Sampling) -> dict[str, Any]:
-    """Write what steers the writing. The API has no seed: it is only ever a wish, and goes unfulfilled here."""
-    if sampling.temperature is not None and sampling.temperature > _MAX_TEMPERATURE:
-        text = f"must be from 0 to {_MAX_TEMPERATURE:g} for this provider"
-        raise InvalidRequest("this provider's temperature ends at 1", violations=[("sampling.temperature", text)])
-    optional = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "stop_sequences": list(sampling.stop) or None,
-    }
-    return {key: value for key, value in optional.items() if value is not None}
-
-
-def _told(wanted: ResponseFormat) -> str:
-    if wanted.schema is None:
-        return _JSON_ONLY
-    return f"{_JSON_ONLY} It fits this JSON Schema: {orjson.dumps(wanted.schema).decode()}"
-
-
-def _closed(schema: Any) -> Any:
-    """Close every object that says what it holds, as the API demands; what fits the closed schema fits the open one."""
-    if isinstance(schema, list):
-        return [_closed(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = dict(schema)
-    for keyword in _HOLD_SCHEMAS & closed.keys():
-        closed[keyword] = _closed(closed[keyword])
-    for keyword in _HOLD_NAMED_SCHEMAS & closed.keys():
-        if isinstance(named := closed[keyword], dict):
-            closed[keyword] = {name: _closed(item) for name, item in named.items()}
-    if closed.get("properties"):
-        closed.setdefault("additionalProperties", False)
-    return closed

@@ -11,6 +11,7 @@ from itertools import count
 
 from agentmesh.kit.errors import InvalidRequest
 from agentmesh_llm import counting
+from agentmesh_llm.adapters import provider_errors as errors
 from agentmesh_llm.adapters.offline_json import example_json
 from agentmesh_llm.adapters.offline_vectors import MAX_DIMENSIONS, vector_of
 from agentmesh_llm.domain import (
@@ -44,11 +45,14 @@ class OfflineProvider:
     """Condenses what it is given: the sentences that share most words with the rest, in their own order.
 
     A response format makes it write the smallest JSON that fits; a tool that must be called is called with the
-    smallest arguments that fit. `seed` decides between sentences that are equally good. Temperature is ignored.
+    smallest arguments that fit. `seed` decides between sentences that are equally good. It neither samples nor
+    thinks, so what steers that is ignored; asked how likely its words are, it refuses rather than make figures up.
     """
 
     async def stream(self, question: Question) -> AsyncGenerator[Sequence[Delta], None]:
-        """Stream an answer word by word."""
+        """Stream an answer word by word; raise InvalidRequest if it is to tell how likely they are."""
+        if question.top_logprobs is not None:
+            raise errors.not_here("top_logprobs", "the offline model doesn't know how likely its words are")
         usage = Usage(input_tokens=counting.tokens_of_messages(question.messages))
         if question.tool_mode in (ToolMode.REQUIRED, ToolMode.NAMED):
             call = _tool_call(question)

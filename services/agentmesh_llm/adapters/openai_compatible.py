@@ -5,22 +5,20 @@ import base64
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 
 from agentmesh.kit.floats import unpacked
 from agentmesh.kit.model_settings import Provider as ProviderSettings
-from agentmesh_llm.adapters import openai_wire
+from agentmesh_llm.adapters import openai_errors, openai_wire
 from agentmesh_llm.adapters import provider_errors as errors
 from agentmesh_llm.adapters.http_provider import ProviderHttp
 from agentmesh_llm.adapters.json_values import model_of
+from agentmesh_llm.adapters.openai_steering import dialect_of
 from agentmesh_llm.adapters.openai_wire import ChunkReader
 from agentmesh_llm.domain import Delta, EmbedQuestion, Question, Vectors
 
 _MAX_VECTORS_BYTES = 64 * 1024 * 1024
-# Older servers know max_tokens only, OpenAI's newer models refuse it.
-_OPENAI_HOST = "api.openai.com"
 
 
 class OpenAiCompatibleProvider:
@@ -30,13 +28,12 @@ class OpenAiCompatibleProvider:
         assert settings.base_url is not None  # the settings demand it of this kind
         key = settings.api_key
         headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
-        self._http = ProviderHttp(settings.base_url, headers, settings.pool, openai_wire.refusal_of)
-        is_openai = urlsplit(settings.base_url).hostname == _OPENAI_HOST
-        self._max_tokens_key = "max_completion_tokens" if is_openai else "max_tokens"
+        self._http = ProviderHttp(settings.base_url, headers, settings.pool, openai_errors.refusal_of)
+        self._dialect = dialect_of(settings.base_url)
 
     async def stream(self, question: Question) -> AsyncGenerator[Sequence[Delta], None]:
         """Stream a chat completion; closing the generator closes the socket."""
-        body = openai_wire.question_body(question, max_tokens_key=self._max_tokens_key)
+        body = openai_wire.question_body(question, self._dialect)
         async with aclosing(self._http.stream("/chat/completions", body, ChunkReader())) as answer:
             async for deltas in answer:
                 yield deltas

@@ -1,26 +1,23 @@
 """Writes questions as OpenAI's chat completions and reads their chunks, apart from how the bytes travel."""
 
-import base64
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from agentmesh.kit.errors import MeshError
+from agentmesh_llm.adapters import openai_errors, openai_logprobs, openai_turns
 from agentmesh_llm.adapters import provider_errors as errors
 from agentmesh_llm.adapters.json_values import count_of, model_of, text_of
+from agentmesh_llm.adapters.openai_steering import Dialect, steering
 from agentmesh_llm.domain import (
-    DataPart,
     Delta,
     EmbedQuestion,
     Finish,
     FinishReason,
-    Message,
-    Part,
     Question,
     ReasoningDelta,
+    ResponseFormat,
     TextDelta,
-    TextPart,
+    Tool,
     ToolCallDelta,
     ToolMode,
     Usage,
@@ -37,53 +34,26 @@ _REASONS = {
 }
 # What some servers say when they gave up in the middle; it is an answer for nobody.
 _BROKEN = ("error", "abort", "insufficient_system_resource")
-_AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 
 
-def question_body(question: Question, *, max_tokens_key: str) -> bytes:
-    """Write a question as the body of a streaming chat completion; raise InvalidRequest for unsupported parts."""
-    sampling = question.sampling
+def question_body(question: Question, dialect: Dialect) -> bytes:
+    """Write a question as the body of a streaming chat completion; raise InvalidRequest for what has no form there."""
     body: dict[str, Any] = {
         "model": question.model,
-        "messages": [_message(message) for message in question.messages],
+        "messages": openai_turns.messages(question.messages),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
     if question.tools:
-        body["tools"] = [
-            {
-                "type": "function",
-                "function": {"name": t.name, "description": t.description, "parameters": t.parameters},
-            }
-            for t in question.tools
-        ]
+        body["tools"] = [{"type": "function", "function": _function(tool)} for tool in question.tools]
         body["tool_choice"] = (
             {"type": "function", "function": {"name": question.tool_name}}
             if question.tool_mode is ToolMode.NAMED
             else question.tool_mode.value
         )
-    if (wanted := question.response_format) is not None:
-        body["response_format"] = (
-            {"type": "json_object"}
-            if wanted.schema is None
-            else {
-                "type": "json_schema",
-                "json_schema": {
-                    "name": wanted.name or "answer",
-                    "schema": wanted.schema,
-                    "strict": wanted.strict,
-                },
-            }
-        )
-    optional = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        max_tokens_key: sampling.max_output_tokens or None,
-        "stop": list(sampling.stop) or None,
-        "seed": sampling.seed,
-    }
-    body.update({key: value for key, value in optional.items() if value is not None})
-    return orjson.dumps(body)
+    if question.response_format is not None:
+        body["response_format"] = _response_format(question.response_format)
+    return orjson.dumps({**body, **steering(question, dialect)})
 
 
 def embed_body(question: EmbedQuestion) -> bytes:
@@ -117,7 +87,7 @@ class ChunkReader:
         try:
             chunk = orjson.loads(data)
             if chunk.get("error") is not None:
-                raise error_event(chunk["error"])
+                raise openai_errors.event_error(chunk["error"])
             if usage := chunk.get("usage"):
                 self._usage = read_usage(usage)
             self._model = self._model or model_of(chunk.get("model"))
@@ -139,6 +109,8 @@ class ChunkReader:
             deltas.append(ReasoningDelta(text_of(reasoning)))
         if content := delta.get("content") or delta.get("refusal"):
             deltas.append(TextDelta(text_of(content)))
+        if likely := choice.get("logprobs"):
+            deltas += openai_logprobs.deltas_of(likely)
         for position, call in enumerate(delta.get("tool_calls") or ()):
             deltas.append(self._tool_call(position, call))
         if reason := choice.get("finish_reason"):
@@ -162,87 +134,29 @@ class ChunkReader:
         return ToolCallDelta(index, text_of(call.get("id") or ""), text_of(function.get("name") or ""), arguments)
 
 
-def error_event(error: Any) -> MeshError:
-    """Make the error for one that the provider reports inside a stream."""
-    if is_context_length(error):
-        return errors.context_length()
-    return errors.failed_midway()
-
-
-def refusal_of(error: Any) -> MeshError:
-    """Make the error for a request that the provider finds wrong, from its error object, if there is one."""
-    return errors.context_length() if is_context_length(error) else errors.refused()
-
-
-def is_context_length(error: Any) -> bool:
-    """Return whether a provider's error object says that the conversation is too long."""
-    if not isinstance(error, dict):
-        return False
-    if str(error.get("code")) in ("context_length_exceeded", "exceed_context_size_error"):
-        return True
-    # Servers other than OpenAI's have no code for it; their text is looked at, never passed on.
-    text = f"{error.get('type')} {error.get('message')}".lower()
-    return any(
-        sign in text
-        for sign in ("context length", "context window", "context size", "prompt is too long", "context_size")
-    )
-
-
 def read_usage(usage: dict[str, Any]) -> Usage:
     """Read token counts; what isn't a count is 0."""
-    details = usage.get("prompt_tokens_details")
     return Usage(
         count_of(usage.get("prompt_tokens")),
         count_of(usage.get("completion_tokens")),
-        count_of(details.get("cached_tokens")) if isinstance(details, dict) else 0,
+        cached_input_tokens=_detail(usage, "prompt_tokens_details", "cached_tokens"),
+        cache_write_tokens=_detail(usage, "prompt_tokens_details", "cache_write_tokens"),
+        reasoning_tokens=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
     )
 
 
-def _message(message: Message) -> dict[str, Any]:
-    body: dict[str, Any] = {"role": message.role.value, "content": _content(message.parts)}
-    if message.tool_calls:
-        body["tool_calls"] = [
-            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
-            for c in message.tool_calls
-        ]
-    if message.tool_call_id:
-        body["tool_call_id"] = message.tool_call_id
-    return body
+def _detail(usage: dict[str, Any], group: str, name: str) -> int:
+    details = usage.get(group)
+    return count_of(details.get(name)) if isinstance(details, dict) else 0
 
 
-def _content(parts: Sequence[Part]) -> Any:
-    if not parts:
-        return None
-    if len(parts) == 1 and isinstance(parts[0], TextPart):
-        return parts[0].text  # small servers know no lists
-    return [_part(part) for part in parts]
+def _function(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return function if tool.strict is None else {**function, "strict": tool.strict}
 
 
-def _part(part: Part) -> dict[str, Any]:
-    if isinstance(part, TextPart):
-        return {"type": "text", "text": part.text}
-    if isinstance(part, DataPart):
-        return {"type": "text", "text": orjson.dumps(part.value).decode()}
-    kind = part.media_type.partition(";")[0].strip().lower()
-    if kind.startswith("image/"):
-        return {"type": "image_url", "image_url": {"url": part.url or _data_url(kind, part.data)}}
-    if part.url:
-        raise errors.unsupported_part("this provider reads only images from an address")
-    if kind.startswith("audio/"):
-        if kind not in _AUDIO_FORMATS:
-            raise errors.unsupported_part("this provider hears audio/wav and audio/mpeg only")
-        encoded = base64.b64encode(part.data).decode()
-        return {"type": "input_audio", "input_audio": {"data": encoded, "format": _AUDIO_FORMATS[kind]}}
-    if kind.startswith("text/") or kind == "application/json":
-        try:
-            return {"type": "text", "text": part.data.decode()}
-        except UnicodeDecodeError:
-            raise errors.unsupported_part("a text is not UTF-8") from None
-    return {
-        "type": "file",
-        "file": {"filename": part.filename or "file", "file_data": _data_url(kind, part.data)},
-    }
-
-
-def _data_url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+def _response_format(wanted: ResponseFormat) -> dict[str, Any]:
+    if wanted.schema is None:
+        return {"type": "json_object"}
+    schema = {"name": wanted.name or "answer", "schema": wanted.schema, "strict": wanted.strict}
+    return {"type": "json_schema", "json_schema": schema}

@@ -15,9 +15,12 @@ from agentmesh.kit.errors import (
 
 DEFAULT_RETRY_AFTER_S = 1.0
 # Statuses of the 4xx that tell of the moment, not of the request.
+_REFUSED = "PROVIDER_REFUSED"
 _PASSING = (408, 409, 425)
 _SAY_WHY = (400, 413, 422)
 _OVERLOADED = (503, 529)
+_TOO_LARGE = 413
+_NOT_A_SCHEMA = "is no JSON Schema that the provider takes"
 
 
 def unreachable() -> MeshError:
@@ -75,7 +78,34 @@ def rate_limited(retry_after_s: float = DEFAULT_RETRY_AFTER_S) -> MeshError:
 def refused(field: str = "") -> MeshError:
     """Make the error for a request that the provider finds wrong; `field` is ours that it doesn't like, if it says."""
     violations = [(field, "the model doesn't take this")] if field else []
-    return InvalidRequest("the provider refuses the request", reason="PROVIDER_REFUSED", violations=violations)
+    return InvalidRequest("the provider refuses the request", reason=_REFUSED, violations=violations)
+
+
+def filtered() -> MeshError:
+    """Make the error for a conversation that the provider's filter doesn't let through."""
+    return InvalidRequest("the provider's filter refuses the conversation", reason="CONTENT_FILTER")
+
+
+def request_too_large() -> MeshError:
+    """Make the error for a request of more bytes than the provider takes."""
+    return InvalidRequest("the request has more bytes than the provider takes", reason="REQUEST_TOO_LARGE")
+
+
+def media_too_large() -> MeshError:
+    """Make the error for an image or a file that is larger than the model takes."""
+    text = "an image or a file is larger than the model takes"
+    return InvalidRequest(text, reason="MEDIA_TOO_LARGE", violations=[("messages", text)])
+
+
+def schema(field: str) -> MeshError:
+    """Make the error for a JSON Schema that the provider finds wrong: a tool's, or that of the answer."""
+    reason = "INVALID_TOOL_SCHEMA" if field.startswith("tools") else "INVALID_RESPONSE_SCHEMA"
+    return InvalidRequest("the provider doesn't take a schema", reason=reason, violations=[(field, _NOT_A_SCHEMA)])
+
+
+def not_here(field: str, text: str) -> MeshError:
+    """Make the error for something that this provider has no form for; `text` says so, `field` is ours."""
+    return InvalidRequest(text, reason="UNSUPPORTED_FIELD", violations=[(field, text)])
 
 
 def unsupported_part(text: str) -> MeshError:
@@ -100,6 +130,8 @@ def of_status(status: int, error: Any, retry_after_s: float, refusal_of: Callabl
     if status == 429:
         return rate_limited(retry_after_s)
     if 400 <= status < 500 and status not in _PASSING:
-        return refusal_of(error) if status in _SAY_WHY else refused()
+        refusal = refusal_of(error) if status in _SAY_WHY else refused()
+        unexplained = status == _TOO_LARGE and refusal.reason == _REFUSED
+        return request_too_large() if unexplained else refusal
     kind = Overloaded if status in _OVERLOADED else Unavailable
     return kind("the provider failed", reason="PROVIDER_FAILED", retry_after_s=retry_after_s)

@@ -85,7 +85,7 @@ def test_every_choice_of_tools_is_understood(choice: Any, mode: Any) -> None:
 def test_json_is_asked_for_by_schema() -> None:
     wanted = generate(output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}}).response_format
     assert (wanted.strict, wanted.schema["type"]) == (True, "object")
-    assert refused(output_config={"effort": "high"}) == ["output_config.effort"]
+    assert refused(output_config={"effort": "immense"}) == ["output_config.effort"]
 
 
 @pytest.mark.parametrize(

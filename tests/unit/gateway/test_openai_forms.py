@@ -145,6 +145,25 @@ def test_calls_may_come_mixed_and_each_is_introduced_once() -> None:
     assert [piece["index"] for piece in said] == [0, 1, 0, 1, 0]
 
 
+def test_a_text_that_waits_for_its_likelihoods_is_never_lost() -> None:
+    likely = pb.Delta(logprobs=pb.Logprobs(tokens=[pb.TokenLogprob(token="b", logprob=-0.5, utf8=b"b")]))
+    form = Chunks("m", include_usage=False, logprobs=True)
+    deltas = (pb.Delta(text="a"), pb.Delta(text="b"), likely, likely, pb.Delta(text="c"))
+    written = b"".join(map(form.piece, deltas)) + form.error(Unavailable("broke off"))
+    *told, error = [json.loads(data) for data in data_of(written.decode())]
+    choices = [chunk["choices"][0] for chunk in told]
+    assert [(one["delta"]["content"], one["logprobs"] is None) for one in choices] == [
+        ("a", True),
+        ("b", False),
+        ("", False),
+        ("c", True),
+    ]
+    assert choices[1]["logprobs"]["content"] == [{"token": "b", "logprob": -0.5, "bytes": [98], "top_logprobs": []}]
+    assert "error" in error
+    finished = b"".join(map(Chunks("m", include_usage=False, logprobs=True).piece, (pb.Delta(text="d"), FINISH)))
+    assert '"content":"d"' in finished.decode().replace(" ", "")
+
+
 def test_usage_is_told_once_and_only_when_asked_for() -> None:
     spent = pb.Delta(usage=types_pb2.Usage(input_tokens=5, output_tokens=2, cached_input_tokens=3))
     *_, last, done = chunks(spent, FINISH, usage=True)
@@ -154,6 +173,7 @@ def test_usage_is_told_once_and_only_when_asked_for() -> None:
         "completion_tokens": 2,
         "total_tokens": 7,
         "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert all("usage" not in chunk for chunk in chunks(spent, FINISH)[:-1])
 

@@ -18,13 +18,9 @@ from agentmesh.kit.errors import (
     Unavailable,
     WrongState,
 )
-from agentmesh_llm.adapters.anthropic_wire import (
-    DEFAULT_MAX_TOKENS,
-    EventReader,
-    is_context_length,
-    question_body,
-    refusal_of,
-)
+from agentmesh_llm.adapters.anthropic_errors import refusal_of
+from agentmesh_llm.adapters.anthropic_steering import DEFAULT_MAX_TOKENS
+from agentmesh_llm.adapters.anthropic_wire import EventReader, question_body
 from agentmesh_llm.domain import (
     Delta,
     Finish,
@@ -37,6 +33,7 @@ from agentmesh_llm.domain import (
     Sampling,
     TextDelta,
     TextPart,
+    Thought,
     Tool,
     ToolCallDelta,
     ToolMode,
@@ -162,7 +159,8 @@ def test_text_and_reasoning_come_as_they_are_written() -> None:
         piece(2, type="citations_delta", citation={}),
         stop(2),
     )
-    assert deltas == [ReasoningDelta("Hm."), TextDelta("Hello")]
+    thoughts = [ReasoningDelta("Hm."), Thought(signature="c2ln"), Thought(redacted="x")]
+    assert deltas == [*thoughts, TextDelta("Hello")]
 
 
 def test_tool_calls_are_numbered_by_themselves() -> None:
@@ -218,10 +216,11 @@ def test_usage_sums_what_was_fresh_and_what_came_through_the_cache() -> None:
     counts = {"input_tokens": 5, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 100}
     message = {"model": "claude-x", "usage": {**counts, "output_tokens": 1}}
     read({"type": "message_start", "message": message}, reader=reader)
-    read(ended(None, output_tokens=4, input_tokens=None), ended("end_turn", output_tokens=9), reader=reader)
+    told = ended("end_turn", output_tokens=9, output_tokens_details={"thinking_tokens": 7})
+    read(ended(None, output_tokens=4, input_tokens=None), told, reader=reader)
     read({"type": "message_stop"}, reader=reader)
     assert reader.whole
-    assert reader.finish() == [Usage(125, 9, 100), Finish(FinishReason.STOP, "claude-x")]
+    assert reader.finish() == [Usage(125, 9, 100, 20, 7), Finish(FinishReason.STOP, "claude-x")]
 
 
 @pytest.mark.parametrize(
@@ -264,7 +263,7 @@ ERRORS = {
     "something_new": (Unavailable, "PROVIDER_FAILED"),
     "rate_limit_error": (ResourceExhausted, "PROVIDER_RATE_LIMITED"),
     "invalid_request_error": (InvalidRequest, "PROVIDER_REFUSED"),
-    "request_too_large": (InvalidRequest, "CONTEXT_LENGTH"),
+    "request_too_large": (InvalidRequest, "REQUEST_TOO_LARGE"),
     "authentication_error": (WrongState, "PROVIDER_CREDENTIAL"),
     "permission_error": (WrongState, "PROVIDER_CREDENTIAL"),
     "billing_error": (WrongState, "PROVIDER_CREDENTIAL"),
@@ -286,14 +285,14 @@ def test_an_error_in_the_stream_is_named_without_its_words(kind: str) -> None:
     [
         ({"type": "invalid_request_error", "message": "prompt is too long: 9 tokens > 8 maximum"}, True),
         ({"type": "invalid_request_error", "message": "input length and `max_tokens` exceed context limit: 9"}, True),
-        ({"type": "request_too_large"}, True),
+        ({"type": "request_too_large"}, False),
         ({"type": "invalid_request_error", "message": "max_tokens: Field required"}, False),
         ("prompt is too long", False),
         (None, False),
     ],
 )
 def test_a_conversation_that_is_too_long_is_told_by_its_error(error: Any, expected: bool) -> None:
-    assert is_context_length(error) == expected
+    assert (refusal_of(error).reason == "CONTEXT_LENGTH") == expected
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from agentmesh.kit import config
-from agentmesh_llm.adapters.anthropic_wire import DEFAULT_MAX_TOKENS
+from agentmesh_llm.adapters.anthropic_steering import DEFAULT_MAX_TOKENS
 from tests.support.markdown import blocks_of
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "models.md"

@@ -14,7 +14,7 @@ from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2 as pb
 from agentmesh.api.task.v1 import task_pb2
 from agentmesh.api.types.v1 import types_pb2
-from agentmesh.sdk import AgentError, TaskContext, ToolOutcomeUnknown, tool
+from agentmesh.sdk import AgentError, LlmAnswer, LlmMessage, TaskContext, Thought, ToolOutcomeUnknown, tool
 from agentmesh.sdk.errors import ChildFailed
 from agentmesh.sdk.journal import Journal, digest_of
 
@@ -134,6 +134,38 @@ async def test_an_answer_that_was_cached_costs_the_task_nothing(
     assert (answer.text, answer.usage["output_tokens"]) == ("said", 7)
     (usage,) = [event.usage for event in mesh.events if event.HasField("usage")]
     assert (usage.output_tokens, usage.llm_calls, usage.model) == (tokens, calls, "m")
+
+
+async def test_what_a_model_thought_goes_back_with_its_calls_of_tools_in_every_attempt() -> None:
+    thoughts = [llm_pb.Thought(signature="sig"), llm_pb.Thought(redacted="hidden")]
+    asked: list[llm_pb.GenerateRequest] = []
+
+    class Thinking(FakeMesh):
+        async def generate(self, request: Any) -> Any:
+            asked.append(request)
+            yield llm_pb.Delta(reasoning="Hm.")
+            for thought in thoughts:
+                yield llm_pb.Delta(thought=thought)
+            yield llm_pb.Delta(tool_call=llm_pb.ToolCallDelta(id="c", name="look", arguments="{}"))
+            yield llm_pb.Delta(finish=llm_pb.Finish(reason=llm_pb.FINISH_REASON_TOOL_CALLS))
+
+    async def attempt(ctx: TaskContext) -> LlmAnswer:
+        turns = [LlmMessage("user", "look")]
+        answer = await ctx.llm(turns, effort="high")
+        results = [LlmMessage("tool", "7", tool_call_id=call.id) for call in answer.tool_calls]
+        await ctx.llm([*turns, answer.as_message(), *results], effort="high")
+        return answer
+
+    mesh = Thinking()
+    answer = await attempt(context(mesh))
+    assert answer.thoughts == (Thought("Hm.", "sig"), Thought(redacted="hidden"))
+    sent = asked[1].messages[1]
+    assert list(sent.thoughts) == [llm_pb.Thought(text="Hm.", signature="sig"), thoughts[1]]
+    assert [call.id for call in sent.tool_calls] == ["c"]
+    assert {request.reasoning.effort for request in asked} == {llm_pb.Reasoning.EFFORT_HIGH}
+    # A finished answer keeps its thoughts in the journal: the next attempt asks nobody.
+    assert await attempt(context(Thinking(), mesh.records)) == answer
+    assert len(asked) == 2
 
 
 async def test_a_result_that_is_no_json_is_refused() -> None:

@@ -237,7 +237,9 @@ class CacheBreakpoint(_message.Message):
     PART_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
     part: _builtins.int
-    """The part after which it is, from 0; nothing for a tool."""
+    """The part after which it is, from 0; the number of parts for what comes
+    after the tool calls; nothing for a tool.
+    """
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
         """How long it is to be kept; the provider's usual time if absent."""
@@ -545,23 +547,31 @@ class Reasoning(_message.Message):
 
     EFFORT_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    SHOWN_FIELD_NUMBER: _builtins.int
     effort: Global___Reasoning.Effort.ValueType
     """The effort."""
     max_tokens: _builtins.int
     """Tokens that may go into thinking, for providers that take a number; 0
     leaves it to the effort.
     """
+    shown: _builtins.bool
+    """Whether what it thinks is told, for providers that ask; the model's own
+    habit if absent.
+    """
     def __init__(
         self,
         *,
         effort: Global___Reasoning.Effort.ValueType = ...,
         max_tokens: _builtins.int = ...,
+        shown: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_shown", b"_shown", "shown", b"shown"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effort", b"effort", "max_tokens", b"max_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shown", b"_shown", "effort", b"effort", "max_tokens", b"max_tokens", "shown", b"shown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__shown: _TypeAlias = _typing.Literal["shown"]  # noqa: Y015
+    _WhichOneofArgType__shown: _TypeAlias = _typing.Literal["_shown", b"_shown"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shown) -> _WhichOneofReturnType__shown | None: ...
 
 Global___Reasoning: _TypeAlias = Reasoning  # noqa: Y015
 
