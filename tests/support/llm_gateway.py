@@ -52,6 +52,8 @@ async def llm_gateway(
     bounds: Bounds | None = None,
     *,
     models: Sequence[str] = MODELS,
+    completion_models: Sequence[str] = (),
+    rerank_models: Sequence[str] = (),
     keyring: Keyring | None = None,
     llm: Mapping[str, Any] = MappingProxyType({}),
     **security: Any,
@@ -63,7 +65,9 @@ async def llm_gateway(
     bounds = bounds or Bounds()
     async with AsyncExitStack() as stack:
         fake = await stack.enter_async_context(FakeProvider())
-        described = provider(fake.base_url, models, embedding_models=["vectors"])
+        described = provider(fake.base_url, models, embedding_models=["vectors"]).model_copy(
+            update={"completion_models": tuple(completion_models), "rerank_models": tuple(rerank_models)}
+        )
         service = await stack.enter_async_context(llm_service(described, **llm))
         listener = server.bind("127.0.0.1", 0)
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
