@@ -8,11 +8,15 @@ from pydantic.json_schema import models_json_schema
 from agentmesh_gateway import anthropic_api, model_lists, openai_api, problems, sse
 from agentmesh_gateway.anthropic_messages import CountTokensRequest, MessagesRequest
 from agentmesh_gateway.openai_chat import ChatCompletionRequest
+from agentmesh_gateway.openai_completions import CompletionRequest
 from agentmesh_gateway.openai_embeddings import EmbeddingsRequest
+from agentmesh_gateway.rerank import RerankRequest
 
 _REQUESTS: dict[str, tuple[str, str, type[BaseModel], bool]] = {
     openai_api.CHAT_COMPLETIONS: ("OpenAI", "Answer a conversation", ChatCompletionRequest, True),
     openai_api.EMBEDDINGS: ("OpenAI", "Turn texts into vectors", EmbeddingsRequest, False),
+    openai_api.COMPLETIONS: ("OpenAI", "Go on with texts", CompletionRequest, False),
+    openai_api.RERANK: ("OpenAI", "Order documents by how well they fit a query", RerankRequest, False),
     anthropic_api.MESSAGES: ("Anthropic", "Answer a conversation", MessagesRequest, True),
     anthropic_api.COUNT_TOKENS: ("Anthropic", "Estimate the tokens of a conversation", CountTokensRequest, False),
 }

@@ -10,24 +10,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as Page
 
-from agentmesh_gateway import cache_control, llm_streams, openai_problems, priorities, problems
+from agentmesh_gateway import cache_control, llm_streams, openai_completions, openai_problems, priorities, problems
 from agentmesh_gateway.json_bodies import validated
 from agentmesh_gateway.llm_calls import LlmCalls
 from agentmesh_gateway.openai_answers import Chunks, completion_of
 from agentmesh_gateway.openai_chat import ChatCompletionRequest, only_honoured, to_generate
+from agentmesh_gateway.openai_completions import CompletionRequest, completions_of, to_complete
 from agentmesh_gateway.openai_embeddings import EmbeddingsRequest, embeddings_of, to_embed
+from agentmesh_gateway.rerank import RerankRequest, results_of, to_rerank
 from agentmesh_gateway.upstream import Metadata
 from agentmesh_gateway.vendor_pages import Vendor
 
 CHAT_COMPLETIONS = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
+COMPLETIONS = "/v1/completions"
+RERANK = "/v1/rerank"
 
 _NO_STORE = {"cache-control": "no-store"}
 OPENAI = Vendor(openai_problems.REQUEST_ID, openai_problems.response_of)
 
 
 class OpenAiApi:
-    """Answers chat completions and embeddings; every refusal has OpenAI's shape."""
+    """Answers chat completions, completions, embeddings and reranks; every refusal has OpenAI's shape."""
 
     def __init__(self, calls: LlmCalls) -> None:
         self._calls = calls
@@ -37,6 +41,8 @@ class OpenAiApi:
         return [
             OPENAI.page(CHAT_COMPLETIONS, "POST", self._calls, self._chat),
             OPENAI.page(EMBEDDINGS, "POST", self._calls, self._embed),
+            OPENAI.page(COMPLETIONS, "POST", self._calls, self._complete),
+            OPENAI.page(RERANK, "POST", self._calls, self._rerank),
         ]
 
     async def _chat(self, request: Request, metadata: Metadata) -> Response:
@@ -59,6 +65,19 @@ class OpenAiApi:
         # Megabytes of numbers would hold up every stream of the process.
         written = await asyncio.to_thread(lambda: orjson.dumps(embeddings_of(answer, wanted)))
         return Response(written, media_type=problems.JSON, headers=_NO_STORE)
+
+    async def _complete(self, request: Request, metadata: Metadata) -> Response:
+        tree = await self._calls.read_object(request)
+        wanted = validated(CompletionRequest, openai_completions.only_honoured(tree))
+        asked = to_complete(wanted)
+        cache_control.obey(request, asked.cache)
+        return _json(completions_of(await self._calls.unary("CompletePrompts", asked, request, metadata), wanted))
+
+    async def _rerank(self, request: Request, metadata: Metadata) -> Response:
+        wanted = validated(RerankRequest, await self._calls.read_object(request))
+        asked = to_rerank(wanted)
+        cache_control.obey(request, asked.cache)
+        return _json(results_of(await self._calls.unary("Rerank", asked, request, metadata), wanted))
 
 
 def _json(value: Any, headers: Mapping[str, str] = MappingProxyType({})) -> Response:

@@ -31,6 +31,7 @@ _NAMES = (
     (re.compile(r"^sampling\.max_output_tokens$"), "max_tokens"),
     (re.compile(r"^sampling\."), ""),
     (re.compile(r"^inputs\b"), "input"),
+    (re.compile(r"^prompts\b"), "prompt"),
     (re.compile(r"\.parts\b"), ".content"),
     (re.compile(r"^(tools\[\d+\])\.(\w+)"), r"\1.function.\2"),
     (re.compile(r"^tool_choice\.name$"), "tool_choice.function.name"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
-from agentmesh_llm.domain import Model
+from agentmesh_llm.domain import Model, Sampling
 
 CHANGES_ANSWER: Final = frozenset(
     {
@@ -29,6 +29,12 @@ NOT_IN_ANSWER: Final = frozenset({"model", "idempotency_key", "cache", "fallback
 CHANGES_VECTOR: Final = frozenset({"dimensions"})
 """Of an EmbedRequest; each of `inputs` has an entry of its own."""
 NOT_IN_VECTOR: Final = frozenset({"model", "inputs", "cache"})
+CHANGES_SCORE: Final = frozenset({"query"})
+"""Of a RerankRequest; each of `documents` has an entry of its own."""
+NOT_IN_SCORE: Final = frozenset({"model", "documents", "top_n", "cache"})
+CHANGES_COMPLETION: Final = frozenset({"sampling"})
+"""Of a CompletePromptsRequest; each of `prompts` has an entry of its own."""
+NOT_IN_COMPLETION: Final = frozenset({"model", "prompts", "cache"})
 
 _VERSION = b"1"  # of what is stored: entries of another one are never found
 _DIGEST_BYTES = 20
@@ -56,6 +62,17 @@ def vector_keys(tenant: str, model: Model, dimensions: int, inputs: Iterable[str
     """Return a key for each text."""
     size = str(dimensions).encode()
     return [_key(tenant, model, b"vector", (size, text.encode())) for text in inputs]
+
+
+def score_keys(tenant: str, model: Model, query: str, documents: Iterable[str]) -> list[CacheKey]:
+    """Return a key for each document."""
+    return [_key(tenant, model, b"score", (query.encode(), document.encode())) for document in documents]
+
+
+def completion_keys(tenant: str, model: Model, sampling: Sampling, prompts: Iterable[str]) -> list[CacheKey]:
+    """Return a key for each prompt; every field of the sampling is in it."""
+    how = repr(sampling).encode()
+    return [_key(tenant, model, b"completion", (how, prompt.encode())) for prompt in prompts]
 
 
 def _key(tenant: str, model: Model, kind: bytes, parts: Iterable[bytes]) -> CacheKey:

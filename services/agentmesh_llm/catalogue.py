@@ -8,7 +8,7 @@ from types import MappingProxyType
 from agentmesh.kit.errors import InvalidRequest, NotFound
 from agentmesh_llm.deployments import Deployment, Offer
 from agentmesh_llm.dispatch import Ways
-from agentmesh_llm.domain import Model
+from agentmesh_llm.domain import Ability, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,12 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model, the places that serve it, and the ids of models to ask when none of them does."""
+    """A model, the places that serve it, the ids of models to ask when none of them does, and what it can do."""
 
     model: Model
     deployments: tuple[Deployment, ...]
     fallbacks: tuple[str, ...] = ()
+    abilities: frozenset[Ability] = frozenset({Ability.ANSWER})
 
     @property
     def total_timeout_s(self) -> float:
@@ -34,9 +35,9 @@ class Served:
         return max(one.offer.total_timeout_s for one in self.deployments)
 
     @property
-    def embedding_batch(self) -> int:
-        """Return how many texts any of the places takes in one call."""
-        return min(one.offer.embedding_batch for one in self.deployments)
+    def shares_batches(self) -> bool:
+        """Return whether the operator lets texts of several tenants go in one call."""
+        return all(one.offer.share_batches for one in self.deployments)
 
 
 class Catalogue:
@@ -62,13 +63,12 @@ class Catalogue:
         self._by_id: dict[str, Served] = {}
         self._long: dict[str, Served] = {}
         for offer in self.offers:
-            for names, embeddings in ((offer.models, False), (offer.embedding_models, True)):
-                for name in names:
-                    self._add(offer, name, embeddings)
+            for name, abilities in _abilities_of(offer).items():
+                self._add(offer, name, frozenset(abilities))
         plain = {**self._long, **self._by_id}
         for alias in aliases:
             self._by_id[alias.name] = _stands_for(alias, [plain[target] for target in alias.targets])
-        self._default = {False: self._first(False, default_model), True: self._first(True, "")}
+        self._default = {ability: self._first(ability, default_model) for ability in Ability}
 
     @property
     def models(self) -> list[Model]:
@@ -79,32 +79,32 @@ class Catalogue:
         """Return a model; raise NotFound."""
         return self._marked(self._find(model_id))
 
-    def resolve(self, model_id: str, *, embeddings: bool) -> Served:
+    def resolve(self, model_id: str, ability: Ability = Ability.ANSWER) -> Served:
         """Return who serves a model, or the default one if no id is given.
 
         Raises NotFound, or InvalidRequest if the model can't do what is wanted.
         """
         if not model_id:
-            default = self._default[embeddings]
+            default = self._default[ability]
             if default is None:
                 raise NotFound("no such model is configured", reason="MODEL_NOT_FOUND")
             return default
         served = self._find(model_id)
-        if served.model.embeddings != embeddings:
-            can = "makes embeddings only" if served.model.embeddings else "makes no embeddings"
+        if ability not in served.abilities:
+            can = " and ".join(sorted(one.value for one in served.abilities)) + " only"
             raise InvalidRequest(f"the model {can}", violations=[("model", can)])
         return served
 
     def ways(self, served: Served, fallbacks: Sequence[str] = ()) -> Ways:
         """Return where a question to a model may go; raise NotFound or InvalidRequest for a fallback of a request."""
-        others = [self.resolve(model_id, embeddings=False) for model_id in fallbacks]
+        others = [self.resolve(model_id) for model_id in fallbacks]
         others += [self._find(model_id) for model_id in served.fallbacks]
         return Ways([served.deployments, *(other.deployments for other in others)])
 
-    def _add(self, offer: Offer, name: str, embeddings: bool) -> None:
+    def _add(self, offer: Offer, name: str, abilities: frozenset[Ability]) -> None:
         model_id = f"{offer.name}/{name}" if name in self._by_id else name
-        model = Model(model_id, name, offer.name, is_default=False, embeddings=embeddings)
-        served = Served(model, (self._deployment(offer, name),))
+        model = Model(model_id, name, offer.name, False, Ability.EMBED in abilities, Ability.RERANK in abilities)
+        served = Served(model, (self._deployment(offer, name),), (), abilities)
         served = self._by_id.setdefault(model_id, served)
         self._long[f"{offer.name}/{name}"] = served
 
@@ -116,9 +116,10 @@ class Catalogue:
         self.deployments.append(one)
         return one
 
-    def _first(self, embeddings: bool, wanted: str) -> Served | None:
-        of_kind = [served for served in self._by_id.values() if served.model.embeddings == embeddings]
-        return next((served for served in of_kind if not wanted or served.model.id == wanted), None)
+    def _first(self, ability: Ability, wanted: str) -> Served | None:
+        able = [served for served in self._by_id.values() if ability in served.abilities]
+        other = None if ability is Ability.ANSWER and wanted else next(iter(able), None)
+        return next((served for served in able if served.model.id == wanted), other)
 
     def _find(self, model_id: str) -> Served:
         served = self._by_id.get(model_id) or self._long.get(model_id)
@@ -127,7 +128,22 @@ class Catalogue:
         return served
 
     def _marked(self, served: Served) -> Model:
-        return replace(served.model, is_default=served in self._default.values())
+        main = next(ability for ability in Ability if ability in served.abilities)
+        return replace(served.model, is_default=served is self._default[main])
+
+
+def _abilities_of(offer: Offer) -> dict[str, set[Ability]]:
+    """Return what each of a provider's models can do."""
+    found: dict[str, set[Ability]] = {}
+    for names, ability in (
+        (offer.models, Ability.ANSWER),
+        (offer.embedding_models, Ability.EMBED),
+        (offer.rerank_models, Ability.RERANK),
+        (offer.completion_models, Ability.COMPLETE),
+    ):
+        for name in names:
+            found.setdefault(name, set()).add(ability)
+    return found
 
 
 def _stands_for(alias: Alias, targets: Sequence[Served]) -> Served:
@@ -138,5 +154,7 @@ def _stands_for(alias: Alias, targets: Sequence[Served]) -> Served:
         ",".join(one.offer.name for one in deployments),
         is_default=False,
         embeddings=targets[0].model.embeddings,
+        reranks=targets[0].model.reranks,
     )
-    return Served(model, deployments, alias.fallbacks)
+    abilities = frozenset.intersection(*(target.abilities for target in targets))
+    return Served(model, deployments, alias.fallbacks, abilities)

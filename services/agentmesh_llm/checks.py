@@ -22,11 +22,11 @@ Violation = tuple[str, str]
 
 def check_question(request: pb.GenerateRequest) -> None:
     """Raise InvalidRequest with the path of every field that is wrong."""
-    _refuse(
+    refuse(
         [
             *_messages(request.messages),
             *_tools(request),
-            *_sampling(request.sampling),
+            *check_sampling(request.sampling),
             *_key(request),
             *_fallbacks(request),
             *_steering(request),
@@ -36,7 +36,7 @@ def check_question(request: pb.GenerateRequest) -> None:
 
 def check_messages(messages: Iterable[pb.ChatMessage]) -> None:
     """Raise InvalidRequest if a conversation can't be put to a model."""
-    _refuse(list(_messages(messages)))
+    refuse(list(_messages(messages)))
 
 
 def check_embed(request: pb.EmbedRequest) -> None:
@@ -47,7 +47,7 @@ def check_embed(request: pb.EmbedRequest) -> None:
     found += [(f"inputs[{at}]", "must not be empty") for at, text in enumerate(request.inputs) if not text]
     if not 0 <= request.dimensions <= _MAX_DIMENSIONS:
         found.append(("dimensions", f"must be from 0 to {_MAX_DIMENSIONS}"))
-    _refuse(found)
+    refuse(found)
     check_policy(request.cache)
 
 
@@ -58,13 +58,13 @@ def check_policy(policy: pb.CachePolicy) -> None:
         found.append(("cache.mode", "is not known"))
     if policy.HasField("ttl") and not 0 < policy.ttl.ToNanoseconds() <= _MAX_TTL_S * 10**9:
         found.append(("cache.ttl", "must be more than 0 s, at most 30 days"))
-    _refuse(found)
+    refuse(found)
 
 
 def check_pattern(pattern: str) -> None:
     """Raise InvalidRequest if a pattern is longer than any model's id."""
     if len(pattern) > _MAX_PATTERN:
-        _refuse([("model_pattern", f"must be at most {_MAX_PATTERN} characters")])
+        refuse([("model_pattern", f"must be at most {_MAX_PATTERN} characters")])
 
 
 def _fallbacks(request: pb.GenerateRequest) -> Iterator[Violation]:
@@ -72,7 +72,8 @@ def _fallbacks(request: pb.GenerateRequest) -> Iterator[Violation]:
         yield "fallbacks", f"must be at most {_MAX_FALLBACKS} models"
 
 
-def _refuse(violations: list[Violation]) -> None:
+def refuse(violations: list[Violation]) -> None:
+    """Raise InvalidRequest if anything is wrong."""
     if violations:
         raise InvalidRequest("the request has wrong fields", violations=violations)
 
@@ -123,7 +124,8 @@ def _tools(request: pb.GenerateRequest) -> Iterator[Violation]:
         yield "tools", "must hold a tool where one must be called"
 
 
-def _sampling(sampling: pb.Sampling) -> Iterator[Violation]:
+def check_sampling(sampling: pb.Sampling) -> Iterator[Violation]:
+    """Yield what is wrong with how an answer is to be written."""
     for name, limit in (("temperature", 2.0), ("top_p", 1.0)):
         value = getattr(sampling, name)
         if math.isnan(value) or not 0 <= value <= limit:

@@ -24,8 +24,8 @@ _QUICK_S: Final = 0.05  # what a place that was never asked is taken to need
 class Offer:
     """A provider as configured, with the models it is asked for.
 
-    `total_timeout_s` bounds what is no stream, `embedding_batch` the texts of one call, `limit` the calls at a time;
-    `prices` has those of the models that have one.
+    `total_timeout_s` bounds what is no stream, the batches the texts of one call, `limit` the calls at a time. With
+    `share_batches` texts of several tenants go in one call. `prices` has those of the models that have one.
     """
 
     name: str
@@ -35,6 +35,11 @@ class Offer:
     total_timeout_s: float
     embedding_batch: int = 256
     prices: Mapping[str, Price] = field(default_factory=dict)
+    rerank_models: tuple[str, ...] = ()
+    rerank_batch: int = 256
+    completion_models: tuple[str, ...] = ()
+    completion_batch: int = 32
+    share_batches: bool = False
     limit: CallLimit = field(default_factory=CallLimit)
 
 
@@ -58,6 +63,7 @@ class Deployment:
         self.model = model
         self._now = now
         self._in_flight = 0
+        self._waiting = 0
         self._first_word_s = _QUICK_S
         self._failures = 0
         self._cool_until = 0.0
@@ -71,8 +77,8 @@ class Deployment:
 
     @property
     def in_flight(self) -> int:
-        """How many calls run here."""
-        return self._in_flight
+        """How many calls run here, or wait for it."""
+        return self._in_flight + self._waiting
 
     @property
     def price(self) -> Price | None:
@@ -104,7 +110,12 @@ class Deployment:
 
         Raises ResourceExhausted if too many wait, and the refusal if meanwhile it is left alone.
         """
-        if not await self.offer.limit.wait(self, tenant, priority):
+        self._waiting += 1
+        try:
+            went = await self.offer.limit.wait(self, tenant, priority)
+        finally:
+            self._waiting -= 1
+        if not went:
             raise self.refusal()
         if not self.is_open:
             self.offer.limit.put_back()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, NotFound, ResourceExhausted, Unavailable, WrongState
@@ -12,9 +12,10 @@ from agentmesh_llm.books.records import NANO
 from agentmesh_llm.calls import Caller, CallRecord, Observer
 from agentmesh_llm.counting import characters_of, roughly
 from agentmesh_llm.deployments import Deployment, next_of, soonest
-from agentmesh_llm.domain import Delta, Finish, Priority, Question, Usage, size_of_text
+from agentmesh_llm.domain import Batch, Delta, Finish, Priority, Question, Usage, size_of_text
 
 log = telemetry.logger(__name__)
+V = TypeVar("V")
 
 _calls = telemetry.counter(names.LLM_CALLS_TOTAL, "Calls to model providers", ("provider", "model", "status"))
 _tokens = telemetry.counter(names.LLM_TOKENS_TOTAL, "Tokens that calls consumed", ("provider", "model", "kind"))
@@ -23,17 +24,6 @@ _fallbacks = telemetry.counter(names.LLM_FALLBACKS_TOTAL, "Calls that went on el
 
 _ELSEWHERE = (Unavailable, ResourceExhausted, WrongState, NotFound)
 """Down, at its limit, with a key that is not taken, or without the model: another place may be better."""
-
-
-class Consuming(Protocol):
-    """What came of a call that was no stream."""
-
-    @property
-    def usage(self) -> Usage:
-        """Return what it consumed."""
-
-
-Answered = TypeVar("Answered", bound=Consuming)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +76,11 @@ async def stream(
 
 async def once(
     ways: Ways,
-    ask: Callable[[Deployment], Awaitable[Answered]],
+    ask: Callable[[Deployment], Awaitable[Batch[V]]],
     timeout_s: float,
     caller: Caller,
     observe: Observer,
-) -> Answered:
+) -> Batch[V]:
     """Return what the first place answers that can, with one call and no stream; raise as `stream` does."""
     tried: list[Deployment] = []
     last: MeshError | None = None
@@ -106,7 +96,7 @@ async def once(
                 async with asyncio.timeout_at(deadline):
                     answered = await ask(one)
                 attempt.usage = attempt.priced(answered.usage)
-                return answered
+                return replace(answered, usage=attempt.usage)
         except _ELSEWHERE as failed:
             last = failed
     raise last or ways.refusal()

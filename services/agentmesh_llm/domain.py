@@ -1,8 +1,11 @@
 """What is asked of a model and what it answers, free of any provider's or protocol's form."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+V = TypeVar("V")
 
 
 class Role(Enum):
@@ -306,6 +309,50 @@ class Vectors:
 
 
 @dataclass(frozen=True, slots=True)
+class RerankQuestion:
+    """Documents to be held against a query."""
+
+    model: str
+    query: str
+    documents: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptsQuestion:
+    """Texts that a model is to go on with, each by itself."""
+
+    model: str
+    prompts: tuple[str, ...]
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """How a text goes on, and why that ended."""
+
+    text: str
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[V]):
+    """What one call made of several texts, in their order."""
+
+    values: Sequence[V]
+    usage: Usage
+    model: str = ""
+
+
+class Ability(Enum):
+    """What a model can be asked for."""
+
+    ANSWER = "answers"
+    EMBED = "makes vectors"
+    RERANK = "orders documents"
+    COMPLETE = "goes on with texts"
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A configured model under the id that requests use; `name` is what its provider calls it.
 
@@ -317,3 +364,4 @@ class Model:
     provider: str
     is_default: bool
     embeddings: bool
+    reranks: bool = False

@@ -9,7 +9,7 @@ from agentmesh.kit import names
 from agentmesh.kit.answers import fold
 from agentmesh.kit.errors import InvalidRequest
 from agentmesh.kit.rpc_server import Call
-from agentmesh_llm import checks, usage_wire, wire
+from agentmesh_llm import batch_wire, checks, usage_wire, wire
 from agentmesh_llm.answer import Reader
 from agentmesh_llm.books.accounts import Standing
 from agentmesh_llm.caching import Recalled, whole_of
@@ -17,6 +17,7 @@ from agentmesh_llm.calls import Caller
 from agentmesh_llm.catalogue import Served
 from agentmesh_llm.domain import Delta
 from agentmesh_llm.joining import JoinKey
+from agentmesh_llm.reranking import best
 from agentmesh_llm.service import ModelDesk
 
 
@@ -87,15 +88,37 @@ class LlmApi:
         """Return vectors."""
         standing = await self._desk.accounts.enter(_caller(call))
         question = wire.from_embed_request(request)
-        timeout_s = call.remaining_s(self._desk.bounds.stream_s)
-        served, embedded = await self._desk.embed(standing, question, request.cache, timeout_s)
-        vectors = embedded.vectors
-        asked_for = embedded.cached < len(question.inputs)
+        served, embedded = await self._desk.batches.embed(standing, question, request.cache, self._patience_s(call))
         return pb.EmbedResponse(
-            embeddings=[pb.Embedding(values=values) for values in vectors.values],
-            usage=wire.to_usage(vectors.usage, served.model.id, calls=int(asked_for)),
-            model=vectors.model or served.model.name,
+            embeddings=[pb.Embedding(values=values) for values in embedded.values],
+            usage=wire.to_usage(embedded.usage, served.model.id, calls=int(embedded.asked)),
+            model=embedded.model or served.model.name,
             cached=embedded.cached,
+        )
+
+    async def rerank(self, request: pb.RerankRequest, call: Call) -> pb.RerankResponse:
+        """Return documents by how well they fit."""
+        standing = await self._desk.accounts.enter(_caller(call))
+        question = batch_wire.from_rerank_request(request)
+        served, scored = await self._desk.batches.rerank(standing, question, request.cache, self._patience_s(call))
+        ranked = best(scored.values, request.top_n)
+        return pb.RerankResponse(
+            rankings=[pb.Ranking(document=document, score=score) for document, score in ranked],
+            usage=wire.to_usage(scored.usage, served.model.id, calls=int(scored.asked)),
+            model=scored.model or served.model.name,
+            cached=scored.cached,
+        )
+
+    async def complete_prompts(self, request: pb.CompletePromptsRequest, call: Call) -> pb.CompletePromptsResponse:
+        """Return how texts go on."""
+        standing = await self._desk.accounts.enter(_caller(call))
+        question = batch_wire.from_prompts_request(request)
+        served, written = await self._desk.batches.complete(standing, question, request.cache, self._patience_s(call))
+        return pb.CompletePromptsResponse(
+            completions=map(batch_wire.to_completion, written.values),
+            usage=wire.to_usage(written.usage, served.model.id, calls=int(written.asked)),
+            model=written.model or served.model.name,
+            cached=written.cached,
         )
 
     async def get_usage(self, request: pb.GetUsageRequest, call: Call) -> pb.GetUsageResponse:
@@ -147,6 +170,9 @@ class LlmApi:
             asked.standing,
             fallbacks=request.fallbacks,
         )
+
+    def _patience_s(self, call: Call) -> float:
+        return call.remaining_s(self._desk.bounds.stream_s)
 
     def _written(self, batch: Sequence[Delta], asked: _Asked, reader: Reader) -> list[pb.Delta]:
         outcome = pb.CACHE_OUTCOME_UNSPECIFIED

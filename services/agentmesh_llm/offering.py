@@ -115,11 +115,16 @@ def _offer(one: _Open, prices: PriceList) -> Offer:
         embedding_models=settings.embedding_models,
         total_timeout_s=settings.pool.total_timeout_s,
         embedding_batch=settings.embedding_batch,
+        rerank_models=settings.rerank_models,
+        rerank_batch=settings.rerank_batch,
+        completion_models=settings.completion_models,
+        completion_batch=settings.completion_batch,
+        share_batches=settings.share_batches,
         prices=_prices_of(settings, prices),
         limit=one.limit,
     )
 
 
 def _prices_of(settings: ProviderSettings, prices: PriceList) -> dict[str, Price]:
-    found = {model: prices.of(settings.name, model) for model in (*settings.models, *settings.embedding_models)}
+    found = {model: prices.of(settings.name, model) for model in settings.every_model}
     return {model: price for model, price in found.items() if price is not None}

@@ -4,7 +4,16 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from agentmesh_llm.cache_keys import CacheKey
-from agentmesh_llm.domain import Delta, EmbedQuestion, Question, Vectors
+from agentmesh_llm.domain import (
+    Batch,
+    Completion,
+    Delta,
+    EmbedQuestion,
+    PromptsQuestion,
+    Question,
+    RerankQuestion,
+    Vectors,
+)
 
 
 class Provider(Protocol):
@@ -21,6 +30,12 @@ class Provider(Protocol):
 
     async def embed(self, question: EmbedQuestion) -> Vectors:
         """Return a vector for each text."""
+
+    async def rerank(self, question: RerankQuestion) -> Batch[float]:
+        """Return how well each document fits; the higher, the better."""
+
+    async def complete(self, question: PromptsQuestion) -> Batch[Completion]:
+        """Return how each text goes on."""
 
     async def aclose(self) -> None:
         """Let go of every connection."""

@@ -2,28 +2,22 @@
 
 import asyncio
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from functools import partial
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names, telemetry
-from agentmesh.kit.errors import InvalidRequest
 from agentmesh_llm import counting, dispatch
 from agentmesh_llm.answer import Batches, Reader, SharedAnswer
+from agentmesh_llm.batch_desk import BatchDesk
 from agentmesh_llm.books.accounts import Accounts, Standing, Tab
 from agentmesh_llm.cache_keys import answer_key
 from agentmesh_llm.caching import AnswerCache, Recalled, entry_of, is_repeatable, not_cached
 from agentmesh_llm.calls import CallRecord, Observer
 from agentmesh_llm.catalogue import Catalogue, Served
-from agentmesh_llm.counting import rough_tokens, rough_tokens_of_texts
-from agentmesh_llm.domain import Delta, EmbedQuestion, Finish, Message, Model, Question
-from agentmesh_llm.embedding import Embedded, Embedder
+from agentmesh_llm.counting import rough_tokens
+from agentmesh_llm.domain import Delta, Finish, Message, Model, Question
 from agentmesh_llm.joining import Joiner, JoinKey
 from agentmesh_llm.settings import Bounds
-
-# What fits into one message of the contract, with room for the numbers' frames.
-_MAX_VECTOR_BYTES = names.MAX_MESSAGE_BYTES - 64 * 1024
-_FLOAT_BYTES = 4
 
 _joined = telemetry.counter(names.LLM_JOINED_TOTAL, "Calls answered by a call that was there already")
 
@@ -45,15 +39,16 @@ class ModelDesk:
         self._catalogue = catalogue
         self._joiner = Joiner(bounds)
         self._cache = cache
-        self._embedder = Embedder(cache)
+        self.batches = BatchDesk(catalogue, cache, accounts, self._observe)
 
     def use(self, catalogue: Catalogue) -> None:
         """Answer from another catalogue from now on; what runs goes on."""
         self._catalogue = catalogue
+        self.batches.use(catalogue)
 
     def resolve(self, model_id: str) -> Served:
         """Return who answers questions to a model; raise NotFound or InvalidRequest."""
-        return self._catalogue.resolve(model_id, embeddings=False)
+        return self._catalogue.resolve(model_id)
 
     async def recall(
         self, standing: Standing, served: Served, request: pb.GenerateRequest, key: JoinKey | None
@@ -132,37 +127,13 @@ class ModelDesk:
         """End a running call by its key; say whether there was one."""
         return await self._joiner.cancel(tenant, idempotency_key)
 
-    async def embed(
-        self, standing: Standing, question: EmbedQuestion, policy: pb.CachePolicy, timeout_s: float
-    ) -> tuple[Served, Embedded]:
-        """Return vectors; raise InvalidRequest if they don't fit into one message, NotFound as `recall`."""
-        served = self._catalogue.resolve(question.model, embeddings=True)
-        standing.check([served.model.id])
-        _check_size(len(question.inputs), question.dimensions)
-        use = self._cache.use(policy, repeatable=True)
-        tokens = partial(rough_tokens_of_texts, question.inputs)
-        tab = self.accounts.open_tab(standing, served.deployments, tokens, None)
-        try:
-            async with asyncio.timeout(min(timeout_s, served.total_timeout_s)):
-                embedded = await self._embedder.embed(standing.caller.tenant, served, question, use)
-            at = served.deployments[0]
-            if at.price is not None:
-                usage = replace(embedded.vectors.usage, cost_nano_usd=at.price.of(embedded.vectors.usage))
-                embedded = replace(embedded, vectors=replace(embedded.vectors, usage=usage))
-            asked = int(embedded.cached < len(question.inputs))
-            tab.book(at.name, embedded.vectors.usage, calls=asked)
-        finally:
-            tab.close()
-        _check_size(len(embedded.vectors.values), max(map(len, embedded.vectors.values), default=0))
-        return served, embedded
-
     async def purge(self, tenant: str, model_pattern: str) -> int:
         """Forget a tenant's cached answers; return how many there were."""
         return await self._cache.purge(tenant, model_pattern)
 
     async def count_tokens(self, model_id: str, messages: Sequence[Message]) -> int:
         """Estimate a conversation's input tokens by the rule in `counting`; raise NotFound."""
-        self._catalogue.resolve(model_id, embeddings=False)
+        self._catalogue.resolve(model_id)
         # Megabytes of text would hold up every other stream of the process.
         return await asyncio.to_thread(counting.tokens_of_messages, messages)
 
@@ -182,7 +153,7 @@ class ModelDesk:
     async def aclose(self) -> None:
         """End every call, and write down what they used."""
         await self._joiner.aclose()
-        await self._embedder.aclose()
+        await self.batches.aclose()
         await self._cache.aclose()
         await self.accounts.aclose()
 
@@ -191,12 +162,3 @@ def _is_of(deltas: Sequence[Delta], served: Served) -> bool:
     """Say whether the model itself gave an answer: a fallback's is not kept as its own."""
     end = deltas[-1] if deltas else None
     return isinstance(end, Finish) and end.deployment in {one.name for one in served.deployments}
-
-
-def _check_size(vectors: int, numbers: int) -> None:
-    if vectors * numbers * _FLOAT_BYTES > _MAX_VECTOR_BYTES:
-        raise InvalidRequest(
-            "the vectors don't fit into one message: send fewer inputs at once",
-            reason="TOO_MANY_VECTORS",
-            violations=[("inputs", "together their vectors are larger than 4 MiB")],
-        )

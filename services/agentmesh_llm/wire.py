@@ -16,7 +16,6 @@ from agentmesh_llm.domain import (
     Delta,
     Effort,
     EmbedQuestion,
-    Finish,
     FinishReason,
     LogprobsDelta,
     MediaPart,
@@ -70,6 +69,7 @@ _REASONS = {
     FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
     FinishReason.CONTENT_FILTER: pb.FINISH_REASON_CONTENT_FILTER,
 }
+_REASON_OF = {written: reason for reason, written in _REASONS.items()}
 
 
 def from_request(request: pb.GenerateRequest) -> Question:
@@ -87,7 +87,7 @@ def from_request(request: pb.GenerateRequest) -> Question:
         tool_mode=_MODES[request.tool_choice.mode],
         tool_name=request.tool_choice.name,
         response_format=response_format,
-        sampling=_sampling(request.sampling),
+        sampling=from_sampling(request.sampling),
         parallel_tool_calls=request.parallel_tool_calls if request.HasField("parallel_tool_calls") else None,
         reasoning=_reasoning(request.reasoning) if request.HasField("reasoning") else None,
         top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,
@@ -164,7 +164,7 @@ def to_delta(
         return pb.Delta(usage=to_usage(delta, model.id, calls=int(cache not in NOT_ASKED_FOR)))
     return pb.Delta(
         finish=pb.Finish(
-            reason=to_reason(delta),
+            reason=to_reason(delta.reason),
             model=delta.model or model.name,
             provider=delta.provider or model.provider,
             joined=joined,
@@ -173,14 +173,25 @@ def to_delta(
     )
 
 
-def to_reason(finish: Finish) -> pb.FinishReason.ValueType:
+def to_reason(reason: FinishReason) -> pb.FinishReason.ValueType:
     """Write why an answer ended."""
-    return _REASONS[finish.reason]
+    return _REASONS[reason]
+
+
+def from_reason(reason: "pb.FinishReason.ValueType") -> FinishReason:
+    """Read why an answer ended."""
+    return _REASON_OF.get(reason, FinishReason.UNKNOWN)
 
 
 def to_model(model: Model) -> pb.Model:
     """Write a model."""
-    return pb.Model(id=model.id, provider=model.provider, is_default=model.is_default, embeddings=model.embeddings)
+    return pb.Model(
+        id=model.id,
+        provider=model.provider,
+        is_default=model.is_default,
+        embeddings=model.embeddings,
+        reranks=model.reranks,
+    )
 
 
 def json_of_struct(struct: Struct) -> dict[str, Any]:
@@ -237,7 +248,8 @@ def _to_logprob(token: TokenLogprob) -> pb.TokenLogprob:
     )
 
 
-def _sampling(sampling: pb.Sampling) -> Sampling:
+def from_sampling(sampling: pb.Sampling) -> Sampling:
+    """Read how an answer is to be written."""
     return Sampling(
         temperature=sampling.temperature if sampling.HasField("temperature") else None,
         top_p=sampling.top_p if sampling.HasField("top_p") else None,

@@ -143,11 +143,12 @@ async def test_a_model_that_is_not_configured_is_not_found(llm: LlmCaller, fake:
 
 async def test_models_are_listed_with_their_defaults(llm: LlmCaller) -> None:
     listed = await llm.call("ListModels", pb.ListModelsRequest())
-    assert {(m.id, m.provider, m.is_default, m.embeddings) for m in listed.models} == {
-        ("ok", "fake", True, False),
-        ("vectors", "fake", True, True),
-        ("offline", "offline", False, False),
-        ("offline-embedding", "offline", False, True),
+    assert {(m.id, m.provider, m.is_default, m.embeddings, m.reranks) for m in listed.models} == {
+        ("ok", "fake", True, False, False),
+        ("vectors", "fake", True, True, False),
+        ("offline", "offline", False, False, False),
+        ("offline-embedding", "offline", False, True, False),
+        ("offline-rerank", "offline", True, False, True),
     }
     for model in listed.models:
         got = await llm.call("GetModel", pb.GetModelRequest(model=model.id))
@@ -159,7 +160,7 @@ async def test_of_two_providers_with_one_model_the_first_has_it_and_the_long_nam
         second = Provider(name="second", base_url=two.base_url, models=("ok",))
         async with llm_service(provider(one.base_url, ["ok"]), second) as llm:
             listed = await llm.call("ListModels", pb.ListModelsRequest())
-            assert [m.id for m in listed.models if not m.embeddings] == ["ok", "second/ok", "offline"]
+            assert [m.id for m in listed.models if not m.embeddings and not m.reranks] == ["ok", "second/ok", "offline"]
             await llm.call("Generate", ask("ok"))
             assert (len(one.hits), len(two.hits)) == (1, 0)
             await llm.call("Generate", ask("second/ok"))

@@ -137,7 +137,7 @@ async def test_vectors_come_from_another_place_of_the_same_model(fakes: tuple[Fa
     [
         ({"name": "x", "models": ("nowhere",)}, "in no provider's models"),
         ({"name": "x", "models": ("ok",), "fallbacks": ("nowhere",)}, "in no provider's models"),
-        ({"name": "x", "models": ("ok", "vectors")}, "some make vectors"),
+        ({"name": "x", "models": ("ok", "vectors")}, "do different things"),
     ],
 )
 def test_an_alias_that_stands_for_nothing_is_refused(alias: dict[str, Any], text: str) -> None:

@@ -46,7 +46,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from tests.support import fake_anthropic, fake_openai
+from tests.support import fake_anthropic, fake_batches, fake_openai
 from tests.support.fake_openai import vector_for
 
 BAD_TEXT = "a text that can't be embedded"
@@ -82,6 +82,8 @@ class FakeProvider:
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/messages", self._messages)
         app.router.add_post("/v1/embeddings", self._embeddings)
+        app.router.add_post("/v1/rerank", self._rerank)
+        app.router.add_post("/v1/completions", self._completions)
         app.router.add_get("/v1/models", self._models)
         # A caller that leaves cancels its handler: that is how a closed socket gets into the log.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
@@ -185,6 +187,8 @@ class FakeProvider:
             if BAD_TEXT in body["input"]:
                 hit.how = "refused"
                 return web.json_response({"error": {"message": "bad input", "code": "invalid"}}, status=400)
+            if mode == "held":
+                await self.let_go.wait()
             if mode == "slow-vectors":
                 await asyncio.sleep(int(argument) / 1000)
             vectors = [vector_for(text, body.get("dimensions", 8)) for text in body["input"]]
@@ -196,6 +200,30 @@ class FakeProvider:
             data.reverse()  # the order is the index's, not the list's
             usage = {"prompt_tokens": len(body["input"]), "total_tokens": len(body["input"])}
             return web.json_response({"object": "list", "data": data, "model": "fake-1", "usage": usage})
+
+    async def _rerank(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        with self._hit(request, body) as hit:
+            return await self._batch(hit, body["documents"], fake_batches.scores)
+
+    async def _completions(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        with self._hit(request, body) as hit:
+            return await self._batch(hit, body["prompt"], fake_batches.completions)
+
+    async def _batch(
+        self, hit: Hit, texts: list[str], answer: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> web.Response:
+        mode, _, argument = hit.model.partition(":")
+        if mode == "held":
+            await self.let_go.wait()
+        refusal = fake_openai.refusal(mode, argument)
+        if refusal is None and BAD_TEXT in texts:
+            refusal = web.json_response({"error": {"message": "bad input", "code": "invalid"}}, status=400)
+        if refusal is not None:
+            hit.how = "refused"
+            return refusal
+        return web.json_response(answer(hit.body))
 
 
 async def _serve(port: int, log: Path | None) -> None:

@@ -53,6 +53,8 @@ async def llm_gateway(
     *,
     models: Sequence[str] = MODELS,
     kind: Literal["openai_compatible", "anthropic"] = "openai_compatible",
+    completion_models: Sequence[str] = (),
+    rerank_models: Sequence[str] = (),
     keyring: Keyring | None = None,
     llm: Mapping[str, Any] = MappingProxyType({}),
     **security: Any,
@@ -66,7 +68,9 @@ async def llm_gateway(
     async with AsyncExitStack() as stack:
         fake = await stack.enter_async_context(FakeProvider())
         vectors = [] if kind == "anthropic" else ["vectors"]
-        described = provider(fake.base_url, models, embedding_models=vectors, kind=kind)
+        described = provider(fake.base_url, models, embedding_models=vectors, kind=kind).model_copy(
+            update={"completion_models": tuple(completion_models), "rerank_models": tuple(rerank_models)}
+        )
         service = await stack.enter_async_context(llm_service(described, **llm))
         listener = server.bind("127.0.0.1", 0)
         base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"

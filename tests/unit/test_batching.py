@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from agentmesh.kit.batching import Batcher, BatcherClosed, BatchFailed, KeyedBatcher, QueueFull
+from agentmesh.kit.batching import Batcher, BatcherClosed, BatchFailed, QueueFull
+from agentmesh.kit.keyed_batching import KeyedBatcher
 
 
 class Gate:
@@ -408,6 +409,46 @@ async def test_handler_does_not_see_the_context_of_the_first_submitter() -> None
     batcher = Batcher(handle, max_items=2)
     tenant.set("acme")
     assert await batcher.submit(1) == "nobody"
+
+
+async def test_by_turns_nobodys_many_items_hold_up_anothers_few() -> None:
+    gate = Gate()
+    # Items 1xx and 2xx are one's, those of 1xx and of 2xx two of its callers'; 3xx are another's.
+    batcher = Batcher(gate, max_items=4, turn_of=lambda item: (item // 300, item // 100))
+    first = batcher.submit_nowait(100)
+    await turns()
+    waiting = [batcher.submit_nowait(item) for item in (101, 102, 103, 104, 105, 201, 202, 301, 302)]
+    waiting[2].cancel()
+    flushed = start(batcher.flush_all())
+    for _ in range(3):
+        await gate.answer()
+    assert gate.batches == [[100], [101, 201, 301, 302], [102, 104, 105, 202]]
+    await flushed
+    assert await asyncio.gather(first, *waiting[:2], *waiting[3:]) == [
+        item * 10 for item in (100, 101, 102, 104, 105, 201, 202, 301, 302)
+    ]
+    await batcher.aclose()
+
+
+async def test_a_flush_by_turns_waits_for_the_oldest_item_wherever_it_stands() -> None:
+    gate = Gate()
+    batcher = Batcher(gate, max_items=1, turn_of=lambda item: (item // 100, 0))
+    batcher.submit_nowait(100)
+    await turns()
+    batcher.submit_nowait(101)
+    batcher.submit_nowait(102)
+    flushed = start(batcher.flush_all())
+    await turns()
+    batcher.submit_nowait(200)
+    for expected in ([101], [200]):
+        await gate.answer()
+        assert gate.batches[-1] == expected
+        assert not flushed.done()
+    await gate.answer()
+    assert gate.batches[-1] == [102]
+    assert not flushed.done()
+    await gate.answer()
+    assert flushed.done()
 
 
 async def test_impossible_bounds_are_refused() -> None:

@@ -283,7 +283,7 @@ def test_a_substituted_value_is_not_substituted_again(tmp_path: Path) -> None:
         ),
         (
             "llm:\n  providers: [{name: a, base_url: 'http://h'}]",
-            "llm.providers[0].embedding_models: models or embedding_models must name at least one model",
+            "llm.providers[0].completion_models: models, or one of the other lists of models, must name at least one",
         ),
         (
             "llm:\n  providers: [{name: a, base_url: 'http://u:p@h', models: [m]}]",
@@ -291,7 +291,7 @@ def test_a_substituted_value_is_not_substituted_again(tmp_path: Path) -> None:
         ),
         (
             "llm:\n  providers: [{name: a, kind: anthropic, models: [m], embedding_models: [e]}]",
-            "llm.providers[0].embedding_models: must be empty for kind anthropic, which makes no embeddings",
+            "llm.providers[0].embedding_models: must be empty for kind anthropic, which has none of them",
         ),
         (
             "llm:\n  providers: [{name: offline, base_url: 'http://h', models: [m]}]",

@@ -3,14 +3,15 @@
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import structlog
 
+from agentmesh.kit.turns import Turn, TurnLine
+
 T = TypeVar("T")
 R = TypeVar("R")
-K = TypeVar("K", bound=Hashable)
 
 Handle = Callable[[list[T]], Awaitable[Sequence[R | BaseException]]]
 
@@ -78,6 +79,8 @@ class Batcher(Generic[T, R]):
     same for a batch that was collected while another one was in flight: where batches take longer than that, it
     never waits; where they take no time, a burst still shares few of them.
 
+    With `turn_of` the items of a batch are taken by turns: of one that many wait for, each has its share.
+
     Up to `max_in_flight` batches run at a time, a further one only when at least `overlap_at` items wait. No batch
     is larger than `max_queued` either. Belongs to one event loop; not thread-safe.
     """
@@ -95,6 +98,7 @@ class Batcher(Generic[T, R]):
         max_in_flight: int = 1,
         overlap_at: int = 1,
         ticks: int = 2,
+        turn_of: Callable[[T], Turn] | None = None,
         name: str = "batch",
     ) -> None:
         if min(max_items, max_queued, max_in_flight, overlap_at) < 1 or ticks < 0:
@@ -115,7 +119,10 @@ class Batcher(Generic[T, R]):
         self._context = contextvars.copy_context()
         # Callers of submit() past max_queued stand at the end of the same line, which keeps the order without
         # a second queue; they aren't counted as queued and hold no more memory than a wait elsewhere would.
-        self._line: deque[_Entry[T, R]] = deque()
+        self._line: deque[_Entry[T, R]] | TurnLine[_Entry[T, R]] = deque()
+        self._by_turns = turn_of is not None
+        if turn_of is not None:
+            self._line = TurnLine(lambda entry: turn_of(entry.item))
         self._live = 0  # entries in the line that aren't cancelled
         self._bytes = 0
         self._sequence = 0
@@ -206,7 +213,9 @@ class Batcher(Generic[T, R]):
         self._live -= 1
         self._bytes -= entry.size
         if len(self._line) > _SWEEP_AT + 2 * self._live:
-            self._line = deque(waiting for waiting in self._line if waiting._queued_in is not None)
+            waiting = [waits for waits in self._line if waits._queued_in is not None]
+            self._line.clear()
+            self._line.extend(waiting)
         if not self._live:
             self._wake()
         self._settle_flushes()
@@ -299,6 +308,8 @@ class Batcher(Generic[T, R]):
             line.popleft()
         self._live -= len(batch)
         self._bytes -= size
+        if self._by_turns:
+            batch.sort(key=lambda entry: entry.sequence)
         return batch
 
     async def _send(self, batch: list[_Entry[T, R]]) -> None:
@@ -337,63 +348,11 @@ class Batcher(Generic[T, R]):
     def _settle_flushes(self) -> None:
         if not self._flushes:
             return
-        head = self._head()
         oldest = min(self._first_in_flight, default=self._sequence + 1)
-        oldest = oldest if head is None else min(oldest, head.sequence)
+        if self._by_turns:
+            oldest = min([oldest, *(waits.sequence for waits in self._line if waits._queued_in is not None)])
+        elif (head := self._head()) is not None:
+            oldest = min(oldest, head.sequence)
         for target, done in self._flushes:
             if target < oldest and not done.done():
                 done.set_result(None)
-
-
-class KeyedBatcher(Generic[K, T, R]):
-    """A Batcher for each key, made when the key comes and dropped when it is idle; at most `max_keys`."""
-
-    def __init__(self, make: Callable[[K], Batcher[T, R]], *, max_keys: int) -> None:
-        """`make` builds the batcher of a key; it must be new at each call."""
-        if max_keys < 1:
-            raise ValueError("max_keys is at least 1")
-        self._make = make
-        self._max_keys = max_keys
-        self._batchers: dict[K, Batcher[T, R]] = {}
-        self._closed = False
-
-    @property
-    def keys(self) -> int:
-        """Number of keys that have work."""
-        return len(self._batchers)
-
-    async def submit(self, key: K, item: T) -> R:
-        """Return the item's result as Batcher.submit does; raise QueueFull if `max_keys` others are busy."""
-        batcher = self._of(key)
-        result = batcher._enqueue(item)
-        self._batchers[key] = batcher
-        return await result
-
-    def submit_nowait(self, key: K, item: T) -> asyncio.Future[R]:
-        """Queue the item as Batcher.submit_nowait does; the bound on keys raises QueueFull too."""
-        batcher = self._of(key)
-        result = batcher.submit_nowait(item)
-        self._batchers[key] = batcher
-        return result
-
-    async def flush_all(self) -> None:
-        """Return when every item submitted before the call, of any key, is handled or taken back."""
-        await asyncio.gather(*[batcher.flush_all() for batcher in self._batchers.values()])
-
-    async def aclose(self) -> None:
-        """Refuse new items, handle those submitted before, and stop. May be called again."""
-        self._closed = True
-        await asyncio.gather(*[batcher.aclose() for batcher in self._batchers.values()])
-
-    def _of(self, key: K) -> Batcher[T, R]:
-        if self._closed:
-            raise BatcherClosed("the keyed batcher is closed")
-        if (batcher := self._batchers.get(key)) is None:
-            if len(self._batchers) >= self._max_keys:
-                raise QueueFull("too many keys are busy", limit=self._max_keys)
-            batcher = self._make(key)
-            batcher._on_idle = lambda: self._drop(key)
-        return batcher
-
-    def _drop(self, key: K) -> None:
-        self._batchers.pop(key, None)

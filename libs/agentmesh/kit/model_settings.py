@@ -10,6 +10,7 @@ from agentmesh.kit.spend_settings import ModelPrice, Spending
 ANTHROPIC_URL = "https://api.anthropic.com/v1"
 OFFLINE_MODEL = "offline"
 OFFLINE_EMBEDDING_MODEL = "offline-embedding"
+OFFLINE_RERANK_MODEL = "offline-rerank"
 
 
 class ProviderPool(Section):
@@ -52,7 +53,23 @@ class Provider(Section):
     embedding_models: Names = ()
     embedding_batch: Annotated[int, Field(ge=1, le=2048)] = 256
     """Texts in one call for embeddings, at most."""
+    rerank_models: Names = ()
+    """Asked at `/rerank`, as vLLM, Jina, Cohere and others serve it."""
+    rerank_batch: Annotated[int, Field(ge=1, le=2048)] = 256
+    """Documents in one call, at most."""
+    completion_models: Names = ()
+    """Asked at `/completions`, with prompts in place of a conversation; they may be in `models` as well."""
+    completion_batch: Annotated[int, Field(ge=1, le=256)] = 32
+    """Prompts in one call, at most."""
+    share_batches: bool = False
+    """Whether texts of several tenants may go in one call; each still pays for its own alone."""
     pool: ProviderPool = ProviderPool()
+
+    @property
+    def every_model(self) -> tuple[str, ...]:
+        """Every model that is asked for, whatever it does, once."""
+        lists = (self.models, self.embedding_models, self.rerank_models, self.completion_models)
+        return tuple(dict.fromkeys(model for models in lists for model in models))
 
     @field_validator("base_url")
     @classmethod
@@ -62,13 +79,19 @@ class Provider(Section):
             raise ValueError("is needed for kind openai_compatible")
         return ANTHROPIC_URL if kind == "anthropic" and base_url is None else base_url
 
-    @field_validator("embedding_models")
+    @field_validator("embedding_models", "rerank_models", "completion_models")
+    @classmethod
+    def _anthropic_only_answers(cls, models: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if models and info.data.get("kind") == "anthropic":
+            raise ValueError("must be empty for kind anthropic, which has none of them")
+        return models
+
+    @field_validator("completion_models")
     @classmethod
     def _some_model_is_named(cls, models: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        if not models and not info.data.get("models", True):
-            raise ValueError("models or embedding_models must name at least one model")
-        if models and info.data.get("kind") == "anthropic":
-            raise ValueError("must be empty for kind anthropic, which makes no embeddings")
+        others = [info.data.get(name) for name in ("models", "embedding_models", "rerank_models")]
+        if not models and None not in others and not any(others):
+            raise ValueError("models, or one of the other lists of models, must name at least one")
         return models
 
 
@@ -83,7 +106,12 @@ class ModelAlias(Section):
 
 
 OFFLINE_PROVIDER = Provider(
-    name="offline", kind="offline", models=(OFFLINE_MODEL,), embedding_models=(OFFLINE_EMBEDDING_MODEL,)
+    name="offline",
+    kind="offline",
+    models=(OFFLINE_MODEL,),
+    embedding_models=(OFFLINE_EMBEDDING_MODEL,),
+    rerank_models=(OFFLINE_RERANK_MODEL,),
+    completion_models=(OFFLINE_MODEL,),
 )
 
 
@@ -121,18 +149,23 @@ class Llm(Section):
     def _what_an_alias_stands_for_is_served(
         cls, aliases: tuple[ModelAlias, ...], info: ValidationInfo
     ) -> tuple[ModelAlias, ...]:
-        kinds = {}
+        kinds: dict[str, str] = {}
         for provider in info.data.get("providers", ()):
-            for models, kind in ((provider.models, "answers"), (provider.embedding_models, "vectors")):
+            for models, kind in (
+                (provider.models, "answers"),
+                (provider.embedding_models, "vectors"),
+                (provider.rerank_models, "scores"),
+                (provider.completion_models, "completions"),
+            ):
                 for model in models:
-                    kinds[f"{provider.name}/{model}"] = kind
+                    kinds.setdefault(f"{provider.name}/{model}", kind)
                     kinds.setdefault(model, kind)
         for alias in aliases:
             for model in (*alias.models, *alias.fallbacks):
                 if kinds and model not in kinds:
                     raise ValueError(f"{alias.name} stands for {model}, which is in no provider's models")
             if len({kinds.get(model) for model in (*alias.models, *alias.fallbacks)}) > 1:
-                raise ValueError(f"{alias.name} stands for models of which some make vectors and some don't")
+                raise ValueError(f"{alias.name} stands for models that do different things")
         if len({alias.name for alias in aliases}) < len(aliases):
             raise ValueError("names one twice")
         return aliases

@@ -8,7 +8,16 @@ from agentmesh.kit.model_settings import Provider as ProviderSettings
 from agentmesh_llm.adapters import anthropic_errors, anthropic_wire
 from agentmesh_llm.adapters.anthropic_wire import EventReader
 from agentmesh_llm.adapters.http_provider import ProviderHttp
-from agentmesh_llm.domain import Delta, EmbedQuestion, Question, Vectors
+from agentmesh_llm.domain import (
+    Batch,
+    Completion,
+    Delta,
+    EmbedQuestion,
+    PromptsQuestion,
+    Question,
+    RerankQuestion,
+    Vectors,
+)
 
 _VERSION = "2023-06-01"
 
@@ -33,6 +42,19 @@ class AnthropicProvider:
         """Raise InvalidRequest: Anthropic has no embeddings."""
         raise InvalidRequest(
             "this provider makes no embeddings", violations=[("model", "belongs to a provider without embeddings")]
+        )
+
+    async def rerank(self, question: RerankQuestion) -> Batch[float]:
+        """Raise InvalidRequest: Anthropic orders no documents."""
+        raise InvalidRequest(
+            "this provider orders no documents", violations=[("model", "belongs to a provider without reranking")]
+        )
+
+    async def complete(self, question: PromptsQuestion) -> Batch[Completion]:
+        """Raise InvalidRequest: Anthropic takes conversations only."""
+        raise InvalidRequest(
+            "this provider takes conversations only",
+            violations=[("model", "belongs to a provider without completions")],
         )
 
     async def aclose(self) -> None:

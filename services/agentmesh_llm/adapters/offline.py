@@ -13,15 +13,20 @@ from agentmesh.kit.errors import InvalidRequest
 from agentmesh_llm import counting
 from agentmesh_llm.adapters import provider_errors as errors
 from agentmesh_llm.adapters.offline_json import example_json
+from agentmesh_llm.adapters.offline_scores import score_of
 from agentmesh_llm.adapters.offline_vectors import MAX_DIMENSIONS, vector_of
 from agentmesh_llm.domain import (
+    Batch,
+    Completion,
     DataPart,
     Delta,
     EmbedQuestion,
     Finish,
     FinishReason,
     Message,
+    PromptsQuestion,
     Question,
+    RerankQuestion,
     Role,
     TextDelta,
     TextPart,
@@ -30,6 +35,7 @@ from agentmesh_llm.domain import (
     Usage,
     Vectors,
 )
+from agentmesh_llm.shares import together
 
 PREFIX = "Offline model:"
 _SENTENCES = 5
@@ -85,6 +91,31 @@ class OfflineProvider:
         values = await asyncio.to_thread(lambda: [vector_of(text, dimensions) for text in question.inputs])
         tokens = sum(map(counting.tokens_of_text, question.inputs))
         return Vectors(values, Usage(input_tokens=tokens), question.model)
+
+    async def rerank(self, question: RerankQuestion) -> Batch[float]:
+        """Return the share of the query's words that each document has."""
+        query, documents = question.query, question.documents
+        # Megabytes of text would hold up every stream of the process.
+        scores = await asyncio.to_thread(lambda: [score_of(query, document) for document in documents])
+        tokens = len(documents) * counting.tokens_of_text(query) + sum(map(counting.tokens_of_text, documents))
+        return Batch(scores, Usage(input_tokens=tokens), question.model)
+
+    async def complete(self, question: PromptsQuestion) -> Batch[Completion]:
+        """Return for each text what a conversation that is this text would be answered."""
+        written: list[Completion] = []
+        usage = Usage()
+        for prompt in question.prompts:
+            asked = Question(question.model, (Message(Role.USER, (TextPart(prompt),)),), sampling=question.sampling)
+            text = ""
+            async for batch in self.stream(asked):
+                for delta in batch:
+                    if isinstance(delta, TextDelta):
+                        text += delta.text
+                    elif isinstance(delta, Usage):
+                        usage = together([usage, delta])
+                    elif isinstance(delta, Finish):
+                        written.append(Completion(text, delta.reason))
+        return Batch(written, usage, question.model)
 
     async def aclose(self) -> None:
         """Hold nothing, let go of nothing."""

@@ -10,15 +10,25 @@ import orjson
 
 from agentmesh.kit.floats import unpacked
 from agentmesh.kit.model_settings import Provider as ProviderSettings
-from agentmesh_llm.adapters import openai_errors, openai_wire
+from agentmesh_llm.adapters import openai_batches, openai_errors, openai_wire
 from agentmesh_llm.adapters import provider_errors as errors
 from agentmesh_llm.adapters.http_provider import ProviderHttp
 from agentmesh_llm.adapters.json_values import model_of
 from agentmesh_llm.adapters.openai_steering import dialect_of
 from agentmesh_llm.adapters.openai_wire import ChunkReader
-from agentmesh_llm.domain import Delta, EmbedQuestion, Question, Vectors
+from agentmesh_llm.domain import (
+    Batch,
+    Completion,
+    Delta,
+    EmbedQuestion,
+    PromptsQuestion,
+    Question,
+    RerankQuestion,
+    Vectors,
+)
 
 _MAX_VECTORS_BYTES = 64 * 1024 * 1024
+_MAX_TEXTS_BYTES = 16 * 1024 * 1024  # a server may say the documents again
 
 
 class OpenAiCompatibleProvider:
@@ -43,6 +53,16 @@ class OpenAiCompatibleProvider:
         body = await self._http.fetch("/embeddings", openai_wire.embed_body(question), _MAX_VECTORS_BYTES)
         # Megabytes of numbers would hold up every stream of the process.
         return await asyncio.to_thread(_read_vectors, body, len(question.inputs))
+
+    async def rerank(self, question: RerankQuestion) -> Batch[float]:
+        """Return how well each document fits."""
+        body = await self._http.fetch("/rerank", openai_batches.rerank_body(question), _MAX_TEXTS_BYTES)
+        return openai_batches.read_scores(body, len(question.documents))
+
+    async def complete(self, question: PromptsQuestion) -> Batch[Completion]:
+        """Return how each text goes on."""
+        body = await self._http.fetch("/completions", openai_batches.prompts_body(question), _MAX_TEXTS_BYTES)
+        return openai_batches.read_completions(body, len(question.prompts))
 
     async def aclose(self) -> None:
         """Close the pool."""

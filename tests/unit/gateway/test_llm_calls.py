@@ -27,8 +27,8 @@ def request(**headers: str) -> Request:
 
 
 @pytest.mark.parametrize("headers", [{"authorization": "Bearer key-a"}, {"x_api_key": "key-a"}])
-def test_the_tenant_is_that_of_the_credential_whatever_else_a_client_sends(headers: dict[str, str]) -> None:
-    metadata = calls().metadata_of(request(**headers, x_agentmesh_tenant="b", x_agentmesh_task_token="t"))
+async def test_the_tenant_is_that_of_the_credential_whatever_else_a_client_sends(headers: dict[str, str]) -> None:
+    metadata = await calls().metadata_of(request(**headers, x_agentmesh_tenant="b", x_agentmesh_task_token="t"))
     assert len(metadata) == len(dict(metadata)) == 3
     shown = dict(metadata)
     assert shown[names.TENANT] == "a"
@@ -37,10 +37,11 @@ def test_the_tenant_is_that_of_the_credential_whatever_else_a_client_sends(heade
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer no"}, {"x_api_key": "no"}, {"x_api_key": ""}])
-def test_without_a_known_key_there_is_no_call(headers: dict[str, str]) -> None:
+async def test_without_a_known_key_there_is_no_call(headers: dict[str, str]) -> None:
     with pytest.raises(Unauthenticated):
-        calls().metadata_of(request(**headers))
+        await calls().metadata_of(request(**headers))
 
 
-def test_in_development_everybody_is_the_default_tenant() -> None:
-    assert dict(calls(anonymous=True).metadata_of(request()))[names.TENANT] == names.DEFAULT_TENANT
+async def test_in_development_everybody_is_the_default_tenant() -> None:
+    metadata = await calls(anonymous=True).metadata_of(request())
+    assert dict(metadata)[names.TENANT] == names.DEFAULT_TENANT

@@ -9,7 +9,7 @@ from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh_llm import cache_keys
 from agentmesh_llm.cache_keys import answer_key, vector_keys
 from agentmesh_llm.domain import Model
-from agentmesh_llm.embedding import shared_out
+from agentmesh_llm.shares import shared_out
 from tests.support.llm_service import ask
 
 MODEL = Model("ok", "ok", "fake", is_default=True, embeddings=False)
@@ -22,6 +22,8 @@ NAMES = st.sampled_from(["a", "b", "ab", "aab"])
     [
         (pb.GenerateRequest.DESCRIPTOR, cache_keys.CHANGES_ANSWER, cache_keys.NOT_IN_ANSWER),
         (pb.EmbedRequest.DESCRIPTOR, cache_keys.CHANGES_VECTOR, cache_keys.NOT_IN_VECTOR),
+        (pb.RerankRequest.DESCRIPTOR, cache_keys.CHANGES_SCORE, cache_keys.NOT_IN_SCORE),
+        (pb.CompletePromptsRequest.DESCRIPTOR, cache_keys.CHANGES_COMPLETION, cache_keys.NOT_IN_COMPLETION),
     ],
 )
 def test_every_field_of_a_request_is_said_to_change_the_answer_or_not(

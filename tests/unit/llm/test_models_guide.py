@@ -15,10 +15,11 @@ def test_the_guide_shows_settings_that_are_valid(tmp_path: Path) -> None:
         file.write_text(f"environment: development\ndevelopment:\n{lines}", encoding="utf-8")
         keys = {"ANTHROPIC_API_KEY": "key", "OPENAI_API_KEY": "key", "SECOND_KEY": "key"}
         loaded.append(config.load(file, environ=keys).llm)
-    providers, aliases = loaded
+    providers, aliases, batches = loaded
     assert [provider.kind for provider in providers.providers] == ["anthropic", "openai_compatible", "offline"]
     assert providers.default_model == "claude-sonnet-5-5"
     assert aliases.default_model == "quick"
+    assert batches.providers[0].rerank_models
 
 
 def test_the_guide_says_what_the_environment_brings(tmp_path: Path) -> None:

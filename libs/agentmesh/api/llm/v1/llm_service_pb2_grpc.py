@@ -55,6 +55,16 @@ class LlmServiceStub:
                 request_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.Rerank = channel.unary_unary(
+                '/agentmesh.api.llm.v1.LlmService/Rerank',
+                request_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.RerankRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.RerankResponse.FromString,
+                _registered_method=True)
+        self.CompletePrompts = channel.unary_unary(
+                '/agentmesh.api.llm.v1.LlmService/CompletePrompts',
+                request_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.CompletePromptsRequest.SerializeToString,
+                response_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.CompletePromptsResponse.FromString,
+                _registered_method=True)
         self.CountTokens = channel.unary_unary(
                 '/agentmesh.api.llm.v1.LlmService/CountTokens',
                 request_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.CountTokensRequest.SerializeToString,
@@ -111,6 +121,20 @@ class LlmServiceServicer:
 
     def Embed(self, request, context):
         """Embed turns texts into vectors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rerank(self, request, context):
+        """Rerank orders documents by how well they fit a query.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompletePrompts(self, request, context):
+        """CompletePrompts goes on writing where each of several texts ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,6 +198,16 @@ def add_LlmServiceServicer_to_server(servicer, server):
                     servicer.Embed,
                     request_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.EmbedRequest.FromString,
                     response_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Rerank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rerank,
+                    request_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.RerankRequest.FromString,
+                    response_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.RerankResponse.SerializeToString,
+            ),
+            'CompletePrompts': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompletePrompts,
+                    request_deserializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.CompletePromptsRequest.FromString,
+                    response_serializer=agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.CompletePromptsResponse.SerializeToString,
             ),
             'CountTokens': grpc.unary_unary_rpc_method_handler(
                     servicer.CountTokens,
@@ -310,6 +344,60 @@ class LlmService:
             '/agentmesh.api.llm.v1.LlmService/Embed',
             agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.EmbedRequest.SerializeToString,
             agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rerank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.api.llm.v1.LlmService/Rerank',
+            agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.RerankRequest.SerializeToString,
+            agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.RerankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompletePrompts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/agentmesh.api.llm.v1.LlmService/CompletePrompts',
+            agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.CompletePromptsRequest.SerializeToString,
+            agentmesh_dot_api_dot_llm_dot_v1_dot_llm__service__pb2.CompletePromptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,10 @@ class LlmServiceStub:
     """CancelGenerate stops a call by its idempotency key."""
     Embed: _grpc.UnaryUnaryMultiCallable[_llm_service_pb2.EmbedRequest, _llm_service_pb2.EmbedResponse]
     """Embed turns texts into vectors."""
+    Rerank: _grpc.UnaryUnaryMultiCallable[_llm_service_pb2.RerankRequest, _llm_service_pb2.RerankResponse]
+    """Rerank orders documents by how well they fit a query."""
+    CompletePrompts: _grpc.UnaryUnaryMultiCallable[_llm_service_pb2.CompletePromptsRequest, _llm_service_pb2.CompletePromptsResponse]
+    """CompletePrompts goes on writing where each of several texts ends."""
     CountTokens: _grpc.UnaryUnaryMultiCallable[_llm_service_pb2.CountTokensRequest, _llm_service_pb2.CountTokensResponse]
     """CountTokens counts the tokens of a request without sending it."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_llm_service_pb2.ListModelsRequest, _llm_service_pb2.ListModelsResponse]
@@ -73,6 +77,10 @@ class LlmServiceAsyncStub(LlmServiceStub):
     """CancelGenerate stops a call by its idempotency key."""
     Embed: _aio.UnaryUnaryMultiCallable[_llm_service_pb2.EmbedRequest, _llm_service_pb2.EmbedResponse]  # type: ignore[assignment]
     """Embed turns texts into vectors."""
+    Rerank: _aio.UnaryUnaryMultiCallable[_llm_service_pb2.RerankRequest, _llm_service_pb2.RerankResponse]  # type: ignore[assignment]
+    """Rerank orders documents by how well they fit a query."""
+    CompletePrompts: _aio.UnaryUnaryMultiCallable[_llm_service_pb2.CompletePromptsRequest, _llm_service_pb2.CompletePromptsResponse]  # type: ignore[assignment]
+    """CompletePrompts goes on writing where each of several texts ends."""
     CountTokens: _aio.UnaryUnaryMultiCallable[_llm_service_pb2.CountTokensRequest, _llm_service_pb2.CountTokensResponse]  # type: ignore[assignment]
     """CountTokens counts the tokens of a request without sending it."""
     ListModels: _aio.UnaryUnaryMultiCallable[_llm_service_pb2.ListModelsRequest, _llm_service_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -123,6 +131,22 @@ class LlmServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_llm_service_pb2.EmbedResponse, _abc.Awaitable[_llm_service_pb2.EmbedResponse]]:
         """Embed turns texts into vectors."""
+
+    @_abc_1.abstractmethod
+    def Rerank(
+        self,
+        request: _llm_service_pb2.RerankRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_llm_service_pb2.RerankResponse, _abc.Awaitable[_llm_service_pb2.RerankResponse]]:
+        """Rerank orders documents by how well they fit a query."""
+
+    @_abc_1.abstractmethod
+    def CompletePrompts(
+        self,
+        request: _llm_service_pb2.CompletePromptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_llm_service_pb2.CompletePromptsResponse, _abc.Awaitable[_llm_service_pb2.CompletePromptsResponse]]:
+        """CompletePrompts goes on writing where each of several texts ends."""
 
     @_abc_1.abstractmethod
     def CountTokens(
