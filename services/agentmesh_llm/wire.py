@@ -32,6 +32,7 @@ from agentmesh_llm.domain import (
     Sampling,
     TextDelta,
     TextPart,
+    Thinking,
     Thought,
     TokenLogprob,
     Tool,
@@ -57,6 +58,10 @@ _MODES = {
 _EFFORTS = {
     pb.Reasoning.EFFORT_UNSPECIFIED: None,
     **{pb.Reasoning.Effort.Value(f"EFFORT_{effort.name}"): effort for effort in Effort},
+}
+_THINKING = {
+    pb.Reasoning.MODE_UNSPECIFIED: None,
+    **{pb.Reasoning.Mode.Value(f"MODE_{mode.name}"): mode for mode in Thinking},
 }
 _PRIORITIES = {
     pb.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
@@ -225,7 +230,8 @@ def _breakpoint(wanted: pb.CacheBreakpoint) -> CacheBreakpoint:
 
 
 def _reasoning(wanted: pb.Reasoning) -> Reasoning:
-    return Reasoning(_EFFORTS[wanted.effort], wanted.max_tokens, wanted.shown if wanted.HasField("shown") else None)
+    shown = wanted.shown if wanted.HasField("shown") else None
+    return Reasoning(_EFFORTS[wanted.effort], wanted.max_tokens, shown, _THINKING[wanted.mode])
 
 
 def _to_logprob(token: TokenLogprob) -> pb.TokenLogprob:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agentmesh_llm.adapters import provider_errors as errors
-from agentmesh_llm.domain import Question, Reasoning
+from agentmesh_llm.domain import Effort, Question, Reasoning, Thinking
 
 # Its hosts for regions are eu.api.openai.com and the like.
 _OPENAI_HOST = "api.openai.com"
@@ -64,4 +64,7 @@ def steering(question: Question, dialect: Dialect) -> dict[str, Any]:
 
 def _effort(reasoning: Reasoning | None) -> str | None:
     # A number of tokens is for providers that take one.
-    return reasoning.effort.value if reasoning is not None and reasoning.effort is not None else None
+    if reasoning is None:
+        return None
+    effort = Effort.NONE if reasoning.mode is Thinking.OFF else reasoning.effort
+    return effort.value if effort is not None else None
