@@ -130,6 +130,7 @@ class Message:
     tool_call_id: str = ""
     thoughts: tuple[Thought, ...] = ()
     cache_breakpoints: tuple[CacheBreakpoint, ...] = ()
+    tool_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

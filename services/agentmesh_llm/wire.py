@@ -111,6 +111,7 @@ def from_messages(messages: Iterable[pb.ChatMessage]) -> tuple[Message, ...]:
             message.tool_call_id,
             tuple(Thought(t.text, t.signature, t.redacted, t.id) for t in message.thoughts),
             tuple(map(_breakpoint, message.cache_breakpoints)),
+            message.tool_failed,
         )
         for message in messages
     )

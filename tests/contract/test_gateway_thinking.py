@@ -113,14 +113,18 @@ async def test_a_loop_of_tools_goes_on_with_the_thoughts_of_its_turn(gate: LlmGa
     assert (await gate.client.post(MESSAGES, json={**body, "messages": bare})).status_code == 400
 
 
-async def test_a_thought_between_calls_goes_back_to_its_place(gate: LlmGateway) -> None:
+async def test_a_thought_between_calls_goes_back_to_its_place_and_a_failure_is_told(gate: LlmGateway) -> None:
     uses = [{"type": "tool_use", "id": f"t{number}", "name": "look", "input": {}} for number in range(2)]
-    results = [{"type": "tool_result", "tool_use_id": f"t{number}", "content": "7"} for number in range(2)]
+    results: list[dict[str, Any]] = [
+        {"type": "tool_result", "tool_use_id": f"t{number}", "content": "7"} for number in range(2)
+    ]
+    results[1]["is_error"] = True
     said = [THOUGHTS[0], uses[0], THOUGHTS[1], uses[1]]
     turns = [*HELLO, {"role": "assistant", "content": said}, {"role": "user", "content": results}]
     answer = await gate.client.post(MESSAGES, json=asked(messages=turns, tools=TOOLS))
     assert answer.status_code == 200, answer.text
     assert gate.fake.hits[0].body["messages"][1]["content"] == said
+    assert [result.get("is_error") for result in gate.fake.hits[0].body["messages"][2]["content"]] == [None, True]
 
 
 async def test_marks_for_the_providers_cache_arrive_where_they_were_put(gate: LlmGateway) -> None:

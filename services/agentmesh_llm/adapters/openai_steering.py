@@ -25,10 +25,12 @@ class Dialect:
     """Older servers know max_tokens only, OpenAI's newer models refuse it."""
     top_k: bool = True
     """vLLM, Ollama, llama.cpp and their like sample from the k likeliest; OpenAI never does."""
+    reasoning_content: bool = True
+    """Some servers want what was thought back with the answers of tools; OpenAI takes it in its Responses API only."""
     prompt_cache_key: bool = False
 
 
-OPENAI = Dialect("max_completion_tokens", top_k=False, prompt_cache_key=True)
+OPENAI = Dialect("max_completion_tokens", top_k=False, reasoning_content=False, prompt_cache_key=True)
 OTHERS = Dialect()
 
 

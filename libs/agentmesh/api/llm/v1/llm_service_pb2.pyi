@@ -150,10 +150,13 @@ class ChatMessage(_message.Message):
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     THOUGHTS_FIELD_NUMBER: _builtins.int
     CACHE_BREAKPOINTS_FIELD_NUMBER: _builtins.int
+    TOOL_FAILED_FIELD_NUMBER: _builtins.int
     role: Global___ChatRole.ValueType
     """Who said it."""
     tool_call_id: _builtins.str
     """The call that a tool message answers."""
+    tool_failed: _builtins.bool
+    """Whether the tool failed, of which a tool message tells."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Part]:
         """Text, images, audio and files."""
@@ -181,10 +184,11 @@ class ChatMessage(_message.Message):
         tool_call_id: _builtins.str = ...,
         thoughts: _abc.Iterable[Global___Thought] | None = ...,
         cache_breakpoints: _abc.Iterable[Global___CacheBreakpoint] | None = ...,
+        tool_failed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_breakpoints", b"cache_breakpoints", "parts", b"parts", "role", b"role", "thoughts", b"thoughts", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_breakpoints", b"cache_breakpoints", "parts", b"parts", "role", b"role", "thoughts", b"thoughts", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls", "tool_failed", b"tool_failed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
