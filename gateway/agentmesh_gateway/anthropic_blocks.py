@@ -51,6 +51,7 @@ class Block(BaseModel):
     signature: str = ""
     data: str = ""
     cache_control: CacheControl | None = None
+    is_error: bool | None = None
 
     @property
     def is_thought(self) -> bool:
@@ -111,7 +112,9 @@ class BlockReader:
             self._violations.append((path, "can be the user's only"))
         if not block.tool_use_id:
             self._violations.append((f"{path}.tool_use_id", "must name the call that this answers"))
-        result = pb.ChatMessage(role=pb.CHAT_ROLE_TOOL, tool_call_id=block.tool_use_id)
+        result = pb.ChatMessage(
+            role=pb.CHAT_ROLE_TOOL, tool_call_id=block.tool_use_id, tool_failed=bool(block.is_error)
+        )
         for number, inner in enumerate(block.content or ()):
             result.parts.extend(_parts(inner, f"{path}.content[{number}]", self._violations))
         if not result.parts:

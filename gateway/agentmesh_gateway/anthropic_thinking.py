@@ -11,6 +11,11 @@ from agentmesh_gateway.vendor_fields import Given, Violations
 
 _INT32_MAX = 2**31 - 1
 _TTL_S = {"5m": 300, "1h": 3600}
+_MODES = {
+    "enabled": pb.Reasoning.MODE_ON,
+    "adaptive": pb.Reasoning.MODE_ON,
+    "disabled": pb.Reasoning.MODE_OFF,
+}
 _SHOWN = {"summarized": True, "omitted": False}
 
 
@@ -38,26 +43,17 @@ def set_reasoning(
     """Write how much the model is to think; nothing if the client doesn't say."""
     if thinking is None and effort is None:
         return
-    reasoning = pb.Reasoning()
+    # To these clients effort is that of all that is written, with thinking or without.
+    reasoning = pb.Reasoning(mode=_MODES[thinking.type] if thinking is not None else pb.Reasoning.MODE_HABIT)
     if effort is not None:
         reasoning.effort = pb.Reasoning.Effort.Value(f"EFFORT_{effort.upper()}")
     if thinking is not None:
-        violations.extend(_faults(thinking, effort))
-        if thinking.type == "disabled":
-            reasoning.effort = pb.Reasoning.EFFORT_NONE
-        elif thinking.type == "enabled":
-            reasoning.max_tokens = thinking.budget_tokens or 0
+        reasoning.max_tokens = thinking.budget_tokens or 0
         if thinking.display is not None:
             reasoning.shown = _SHOWN[thinking.display]
+        if (thinking.type == "enabled") != (thinking.budget_tokens is not None):
+            violations.append(("thinking.budget_tokens", "is needed for enabled, and for nothing else"))
     asked.reasoning.CopyFrom(reasoning)
-
-
-def _faults(thinking: Thinking, effort: Effort | None) -> Violations:
-    if (thinking.type == "enabled") != (thinking.budget_tokens is not None):
-        return [("thinking.budget_tokens", "is needed for enabled, and for nothing else")]
-    if thinking.type == "disabled" and effort is not None:
-        return [("output_config.effort", "can't be given here for a model that is not to think")]
-    return []
 
 
 def mark_of(control: CacheControl, part: int = 0) -> pb.CacheBreakpoint:

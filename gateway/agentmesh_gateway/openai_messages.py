@@ -65,6 +65,7 @@ class Message(Loose):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[list[_Part] | None, BeforeValidator(_as_parts)] = None
     refusal: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[_ToolCall] | None = None
     tool_call_id: str = ""
 
@@ -80,6 +81,8 @@ def message_of(message: Message, path: str, violations: Violations) -> pb.ChatMe
             violations.append((here, str(error)))
     if message.refusal and not written.parts:
         written.parts.append(media_parts.text_part(message.refusal))
+    if message.reasoning_content and message.role == "assistant":
+        written.thoughts.add(text=message.reasoning_content)
     for call in message.tool_calls or ():
         written.tool_calls.append(pb.ToolUse(id=call.id, name=call.function.name, arguments=call.function.arguments))
     violations.extend(_faults(message, written, path))

@@ -146,6 +146,8 @@ def _steering(request: pb.GenerateRequest) -> Iterator[Violation]:
         yield "top_logprobs", f"must be from 0 to {_MAX_LOGPROBS}"
     if request.reasoning.effort not in pb.Reasoning.Effort.values():
         yield "reasoning.effort", "is not known"
+    if request.reasoning.mode not in pb.Reasoning.Mode.values():
+        yield "reasoning.mode", "is not known"
     if request.reasoning.max_tokens < 0:
         yield "reasoning.max_tokens", "must not be negative"
     if request.priority not in pb.Priority.values():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from agentmesh.kit import names, telemetry
-from agentmesh.kit.errors import MeshError, NotFound, ResourceExhausted, Unavailable, WrongState
+from agentmesh.kit.errors import MeshError, NotFound, ResourceExhausted, Unavailable, Unsupported, WrongState
 from agentmesh_llm.books.records import NANO
 from agentmesh_llm.calls import Caller, CallRecord, Observer
 from agentmesh_llm.counting import characters_of, roughly
@@ -22,8 +22,9 @@ _tokens = telemetry.counter(names.LLM_TOKENS_TOTAL, "Tokens that calls consumed"
 _cost = telemetry.counter(names.LLM_COST_TOTAL, "What calls cost in US dollars", ("provider", "model"))
 _fallbacks = telemetry.counter(names.LLM_FALLBACKS_TOTAL, "Calls that went on elsewhere", ("provider", "model"))
 
-_ELSEWHERE = (Unavailable, ResourceExhausted, WrongState, NotFound)
-"""Down, at its limit, with a key that is not taken, or without the model: another place may be better."""
+_ELSEWHERE = (Unavailable, ResourceExhausted, WrongState, NotFound, Unsupported)
+"""Down, at its limit, with a key that is not taken, without the model or a form for what is asked: another place may be
+better."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,14 @@ class Effort(Enum):
     MAX = "max"
 
 
+class Thinking(Enum):
+    """Whether a model thinks, apart from the effort; as it is used to for HABIT."""
+
+    OFF = "off"
+    ON = "on"
+    HABIT = "habit"
+
+
 class Priority(Enum):
     """Who goes first where calls have to wait."""
 
@@ -125,6 +133,7 @@ class Message:
     tool_call_id: str = ""
     thoughts: tuple[Thought, ...] = ()
     cache_breakpoints: tuple[CacheBreakpoint, ...] = ()
+    tool_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +172,15 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """How much the model thinks first, and whether that is told; 0 tokens leave it to the effort, None to the model."""
+    """How much the model thinks first, and whether that is told; 0 tokens leave it to the effort, None to the model.
+
+    A `mode` of None is what the effort says.
+    """
 
     effort: Effort | None = None
     max_tokens: int = 0
     shown: bool | None = None
+    mode: Thinking | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from agentmesh_llm.domain import (
     Sampling,
     TextDelta,
     TextPart,
+    Thinking,
     Thought,
     TokenLogprob,
     Tool,
@@ -56,6 +57,10 @@ _MODES = {
 _EFFORTS = {
     pb.Reasoning.EFFORT_UNSPECIFIED: None,
     **{pb.Reasoning.Effort.Value(f"EFFORT_{effort.name}"): effort for effort in Effort},
+}
+_THINKING = {
+    pb.Reasoning.MODE_UNSPECIFIED: None,
+    **{pb.Reasoning.Mode.Value(f"MODE_{mode.name}"): mode for mode in Thinking},
 }
 _PRIORITIES = {
     pb.PRIORITY_UNSPECIFIED: Priority.INTERACTIVE,
@@ -106,6 +111,7 @@ def from_messages(messages: Iterable[pb.ChatMessage]) -> tuple[Message, ...]:
             message.tool_call_id,
             tuple(Thought(t.text, t.signature, t.redacted, t.id) for t in message.thoughts),
             tuple(map(_breakpoint, message.cache_breakpoints)),
+            message.tool_failed,
         )
         for message in messages
     )
@@ -236,7 +242,8 @@ def _breakpoint(wanted: pb.CacheBreakpoint) -> CacheBreakpoint:
 
 
 def _reasoning(wanted: pb.Reasoning) -> Reasoning:
-    return Reasoning(_EFFORTS[wanted.effort], wanted.max_tokens, wanted.shown if wanted.HasField("shown") else None)
+    shown = wanted.shown if wanted.HasField("shown") else None
+    return Reasoning(_EFFORTS[wanted.effort], wanted.max_tokens, shown, _THINKING[wanted.mode])
 
 
 def _to_logprob(token: TokenLogprob) -> pb.TokenLogprob:

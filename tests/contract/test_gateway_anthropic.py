@@ -147,7 +147,7 @@ async def test_system_images_documents_and_sampling_reach_the_provider(gate: Llm
         ({"top_k": 0}, "top_k"),
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
         ({"thinking": {"type": "between_tools"}}, "thinking.type"),
-        ({"thinking": {"type": "disabled"}, "output_config": {"effort": "low"}}, "output_config.effort"),
+        ({"thinking": {"type": "adaptive", "budget_tokens": 2000}}, "thinking.budget_tokens"),
         ({"output_config": {"effort": "immense"}}, "output_config.effort"),
         ({"cache_control": {"type": "ephemeral", "ttl": "9m"}}, "cache_control.ttl"),
         ({"messages": [{"role": "user", "content": [{"type": "thinking"}]}]}, "messages.0.content.0"),

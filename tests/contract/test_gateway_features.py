@@ -37,7 +37,7 @@ async def claude() -> AsyncIterator[LlmGateway]:
 
 
 def chat(model: str = "ok", **fields: Any) -> dict[str, Any]:
-    return {"model": model, "messages": HELLO, **fields}
+    return {"model": model, "messages": HELLO} | fields
 
 
 async def choices_of(gate: LlmGateway, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -105,6 +105,12 @@ async def test_one_call_at_a_time_is_the_clients_to_ask(gate: LlmGateway) -> Non
     body = chat("tools", tools=TOOLS, parallel_tool_calls=False)
     [call] = (await gate.client.post(CHAT, json=body)).json()["choices"][0]["message"]["tool_calls"]
     assert call["function"]["name"] == "look"
+
+
+async def test_reasoning_that_a_client_sends_back_arrives(gate: LlmGateway) -> None:
+    said = {"role": "assistant", "content": "so", "reasoning_content": "Hm."}
+    await gate.client.post(CHAT, json=chat(messages=[*HELLO, said, *HELLO]))
+    assert gate.fake.hits[0].body["messages"][1] == said
 
 
 async def test_effort_becomes_thinking_where_the_provider_is_anthropic(claude: LlmGateway) -> None:

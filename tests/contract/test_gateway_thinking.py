@@ -113,14 +113,18 @@ async def test_a_loop_of_tools_goes_on_with_the_thoughts_of_its_turn(gate: LlmGa
     assert (await gate.client.post(MESSAGES, json={**body, "messages": bare})).status_code == 400
 
 
-async def test_a_thought_between_calls_goes_back_to_its_place(gate: LlmGateway) -> None:
+async def test_a_thought_between_calls_goes_back_to_its_place_and_a_failure_is_told(gate: LlmGateway) -> None:
     uses = [{"type": "tool_use", "id": f"t{number}", "name": "look", "input": {}} for number in range(2)]
-    results = [{"type": "tool_result", "tool_use_id": f"t{number}", "content": "7"} for number in range(2)]
+    results: list[dict[str, Any]] = [
+        {"type": "tool_result", "tool_use_id": f"t{number}", "content": "7"} for number in range(2)
+    ]
+    results[1]["is_error"] = True
     said = [THOUGHTS[0], uses[0], THOUGHTS[1], uses[1]]
     turns = [*HELLO, {"role": "assistant", "content": said}, {"role": "user", "content": results}]
     answer = await gate.client.post(MESSAGES, json=asked(messages=turns, tools=TOOLS))
     assert answer.status_code == 200, answer.text
     assert gate.fake.hits[0].body["messages"][1]["content"] == said
+    assert [result.get("is_error") for result in gate.fake.hits[0].body["messages"][2]["content"]] == [None, True]
 
 
 async def test_marks_for_the_providers_cache_arrive_where_they_were_put(gate: LlmGateway) -> None:
@@ -171,12 +175,22 @@ async def test_calls_one_at_a_time_strict_tools_and_the_k_likeliest_reach_the_pr
         ({"thinking": {"type": "enabled", "budget_tokens": 1000}}, "thinking.budget_tokens: must be at least 1024"),
         ({"thinking": ENABLED, "temperature": 0.5}, "temperature: the model doesn't take this"),
         ({"thinking": ENABLED, "top_k": 5}, "top_k: the model doesn't take this"),
+        ({"thinking": ENABLED, "tools": TOOLS, "tool_choice": {"type": "any"}}, "tool_choice: can't force"),
     ],
 )
 async def test_what_does_not_go_with_thinking_is_named(gate: LlmGateway, fields: Any, named: str) -> None:
     answer = await gate.client.post(MESSAGES, json=asked(**fields))
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
     assert answer.json()["error"]["message"].startswith(named)
+
+
+@pytest.mark.parametrize("thinking", [None, {"type": "disabled"}])
+async def test_effort_is_apart_from_thinking_for_anthropics_clients(gate: LlmGateway, thinking: Any) -> None:
+    fields = {"thinking": thinking} if thinking else {}
+    answer = await gate.client.post(MESSAGES, json=asked(output_config={"effort": "xhigh"}, **fields))
+    assert answer.status_code == 200, answer.text
+    sent = gate.fake.hits[0].body
+    assert (sent.get("thinking"), sent["output_config"]) == (thinking, {"effort": "xhigh"})
 
 
 @pytest.mark.parametrize("model", REFUSALS)
@@ -204,6 +218,7 @@ async def test_thinking_is_no_hindrance_where_the_provider_speaks_openais_wire()
             assert answer.json()["content"][0] == {"type": "thinking", "thinking": "Hm, so be it.", "signature": ""}
         said = [*HELLO, {"role": "assistant", "content": [*THOUGHTS, {"type": "text", "text": "so"}]}, *HELLO]
         await gate.client.post(MESSAGES, json=asked(messages=said, output_config={"effort": "low"}))
+        await gate.client.post(MESSAGES, json=asked(thinking={"type": "disabled"}))
     assert not {"thinking", "reasoning_effort"} & gate.fake.hits[0].body.keys()
-    assert gate.fake.hits[2].body["reasoning_effort"] == "low"
+    assert [hit.body.get("reasoning_effort") for hit in gate.fake.hits] == [None, None, "low", "none"]
     assert gate.fake.hits[2].body["messages"][1] == {"role": "assistant", "content": "so"}

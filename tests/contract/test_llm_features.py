@@ -11,7 +11,7 @@ from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit.answers import fold
 from agentmesh.kit.errors import InvalidRequest, ResourceExhausted
 from agentmesh_llm.adapters import openai_steering, openai_wire
-from agentmesh_llm.domain import Message, Question, Role, Sampling, TextPart
+from agentmesh_llm.domain import Message, Question, Role, Sampling, TextPart, Thought
 from tests.support.fake_openai import answer_for, logprob_for
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider
@@ -100,6 +100,8 @@ def test_openai_itself_gets_its_cache_key_and_is_never_asked_for_the_k_likeliest
     assert (b'"prompt_cache_key":"k"' in openai_wire.question_body(question, dialect)) == is_openai
     likeliest = Question("m", question.messages, sampling=Sampling(top_k=3))
     if is_openai:
+        thoughts = (Message(Role.ASSISTANT, (TextPart("hi"),), thoughts=(Thought("hm"),)),)
+        assert b"hm" not in openai_wire.question_body(Question("m", thoughts), dialect)
         with pytest.raises(InvalidRequest) as raised:
             openai_wire.question_body(likeliest, dialect)
         assert [name for name, _ in raised.value.violations] == ["sampling.top_k"]
@@ -164,6 +166,17 @@ async def test_what_another_provider_thought_stays_away(llm: LlmCaller, fake: Fa
     )
     await llm.call("Generate", asked)
     assert fake.hits[0].body["messages"][1] == {"role": "assistant", "content": "hello"}
+
+
+async def test_reasoning_goes_back_to_a_server_of_openais_wire_when_a_caller_sends_it(
+    llm: LlmCaller, fake: FakeProvider
+) -> None:
+    asked = ask()
+    said = [types_pb2.Part(text="hello")]
+    thoughts = [pb.Thought(text="Hm, "), pb.Thought(text="so.")]
+    asked.messages.append(pb.ChatMessage(role=pb.CHAT_ROLE_ASSISTANT, parts=said, thoughts=thoughts))
+    await llm.call("Generate", asked)
+    assert fake.hits[0].body["messages"][1]["reasoning_content"] == "Hm, so."
 
 
 async def test_an_answer_that_the_filter_ends_says_so_and_is_not_cached(llm: LlmCaller, fake: FakeProvider) -> None:

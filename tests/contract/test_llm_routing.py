@@ -156,3 +156,21 @@ async def test_an_alias_is_a_model_like_any_other(fakes: tuple[FakeProvider, Fak
             pb.CACHE_OUTCOME_MISS,
             pb.CACHE_OUTCOME_HIT,
         ]
+
+
+@pytest.mark.parametrize(("prompt_audio", "fields"), [(False, {"top_logprobs": 1}), (True, {})])
+async def test_what_a_provider_has_no_form_for_is_asked_where_there_is_one(
+    fakes: tuple[FakeProvider, FakeProvider], prompt_audio: bool, fields: dict[str, Any]
+) -> None:
+    one, two = fakes
+    claude = provider(one.base_url, ["ok"], kind="anthropic").model_copy(update={"name": "one"})
+    alias = ModelAlias(name="best", models=("one/ok",), fallbacks=("two/ok",))
+    asked = ask("best", **fields)
+    if prompt_audio:
+        asked.messages[0].parts.add(raw=b"RIFF", media_type="audio/wav")
+    async with llm_service(claude, at(two, "two", "ok"), aliases=(alias,)) as llm:
+        answer = await llm.call("Generate", asked)
+        assert (answer.provider, len(one.hits), len(two.hits)) == ("two", 0, 1)
+        asked.model = "one/ok"
+        with pytest.raises(InvalidRequest):
+            await llm.call("Generate", asked)

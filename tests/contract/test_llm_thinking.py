@@ -17,6 +17,7 @@ from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider
 
 EFFORT = pb.Reasoning.Effort
+MODE = pb.Reasoning.Mode
 MODELS = ("ok", "tools", "reasoning")
 THOUGHTS = [pb.Thought(text="Hm, so be it.", signature=SIGNATURE), pb.Thought(redacted=REDACTED)]
 
@@ -42,7 +43,11 @@ def tool(**fields: Any) -> pb.Tool:
 @pytest.mark.parametrize(
     ("reasoning", "thinking", "effort"),
     [
-        (pb.Reasoning(), {"type": "adaptive"}, None),
+        (pb.Reasoning(), None, None),
+        (pb.Reasoning(mode=MODE.MODE_ON), {"type": "adaptive"}, None),
+        (pb.Reasoning(mode=MODE.MODE_OFF, effort=EFFORT.EFFORT_HIGH), {"type": "disabled"}, "high"),
+        (pb.Reasoning(mode=MODE.MODE_HABIT, effort=EFFORT.EFFORT_HIGH), None, "high"),
+        (pb.Reasoning(shown=True), {"type": "adaptive", "display": "summarized"}, None),
         (pb.Reasoning(effort=EFFORT.EFFORT_NONE, max_tokens=2000), {"type": "disabled"}, None),
         (pb.Reasoning(effort=EFFORT.EFFORT_MINIMAL), {"type": "adaptive"}, "low"),
         (pb.Reasoning(effort=EFFORT.EFFORT_MAX, shown=True), {"type": "adaptive", "display": "summarized"}, "max"),
@@ -59,7 +64,7 @@ async def test_the_api_is_told_how_much_to_think(
 ) -> None:
     await llm.call("Generate", ask(reasoning=reasoning))
     sent = fake.hits[0].body
-    assert (sent["thinking"], sent.get("output_config", {}).get("effort")) == (thinking, effort)
+    assert (sent.get("thinking"), sent.get("output_config", {}).get("effort")) == (thinking, effort)
     assert sent["max_tokens"] == 32_000
 
 
@@ -76,6 +81,11 @@ async def test_a_model_that_must_call_a_tool_has_the_effort_only(llm: LlmCaller,
     await llm.call("Generate", ask("tools", tools=[tool()], tool_choice=choice, reasoning=reasoning))
     assert "thinking" not in fake.hits[0].body
     assert fake.hits[0].body["output_config"] == {"effort": "high"}
+    for explicit in (pb.Reasoning(mode=MODE.MODE_ON), pb.Reasoning(max_tokens=2000)):
+        with pytest.raises(InvalidRequest) as raised:
+            await llm.call("Generate", ask("tools", tools=[tool()], tool_choice=choice, reasoning=explicit))
+        assert [name for name, _ in raised.value.violations] == ["tool_choice.mode"]
+    assert len(fake.hits) == 1
 
 
 async def test_a_budget_leaves_room_for_the_answer(llm: LlmCaller, fake: FakeProvider) -> None:
@@ -212,5 +222,5 @@ async def test_what_the_api_has_no_form_for_is_refused_by_its_name(
 async def test_what_thinking_forbids_is_named_by_our_name_for_it(name: str, llm: LlmCaller) -> None:
     sampling = pb.Sampling(temperature=0.5) if name == "temperature" else pb.Sampling(top_k=3)
     with pytest.raises(InvalidRequest) as raised:
-        await llm.call("Generate", ask(reasoning=pb.Reasoning(), sampling=sampling))
+        await llm.call("Generate", ask(reasoning=pb.Reasoning(mode=MODE.MODE_ON), sampling=sampling))
     assert raised.value.violations == ((f"sampling.{name}", "the model doesn't take this"),)

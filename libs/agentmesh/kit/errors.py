@@ -48,6 +48,10 @@ class InvalidRequest(MeshError):
     default_reason = "INVALID_REQUEST"
 
 
+class Unsupported(InvalidRequest):
+    """What was asked is well-formed, but can't be done here. Whoever hears of it from afar hears InvalidRequest."""
+
+
 class Unauthenticated(MeshError):
     """No credential, or a bad one."""
 

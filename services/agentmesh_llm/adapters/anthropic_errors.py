@@ -58,7 +58,7 @@ def refusal_of(error: Any) -> MeshError:
     if _TOO_LARGE.search(lower):
         return errors.media_too_large()
     if any(sign in lower for sign in _BAD_IMAGE):
-        return errors.unsupported_part("the model can't read an image")
+        return errors.media_refused()
     if tool := _TOOL_SCHEMA.match(text):
         return errors.schema(f"tools[{tool[1]}].parameters")
     if text.startswith(_ANSWER_SCHEMA):

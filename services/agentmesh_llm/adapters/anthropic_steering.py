@@ -5,7 +5,7 @@ from typing import Any
 from agentmesh.kit.errors import InvalidRequest
 from agentmesh_llm.adapters import provider_errors as errors
 from agentmesh_llm.adapters.anthropic_schemas import closed
-from agentmesh_llm.domain import Effort, Question, Reasoning, Sampling, ToolMode
+from agentmesh_llm.domain import Effort, Question, Reasoning, Sampling, Thinking, ToolMode
 
 # The API demands a bound. No current model writes less, and nobody is charged for what is not written.
 DEFAULT_MAX_TOKENS = 32_000
@@ -77,22 +77,33 @@ def _bad_budget(text: str) -> InvalidRequest:
 
 
 def _budget(reasoning: Reasoning | None) -> int:
-    return 0 if reasoning is None or reasoning.effort is Effort.NONE else reasoning.max_tokens
+    return 0 if reasoning is None or _is_off(reasoning) else reasoning.max_tokens
+
+
+def _is_off(reasoning: Reasoning) -> bool:
+    return reasoning.mode is Thinking.OFF or (reasoning.mode is None and reasoning.effort is Effort.NONE)
 
 
 def _thinking(reasoning: Reasoning | None, *, forced: bool) -> dict[str, Any] | None:
     """Return how the model thinks: for a number of tokens as long as that, else as long as it finds good.
 
-    The API lets no model think that is `forced` to call a tool; there the effort alone has to do.
+    The API lets no model think that is `forced` to call a tool: there the effort alone has to do, if that was given.
     """
     if reasoning is None:
         return None
-    if reasoning.effort is Effort.NONE:
+    if _is_off(reasoning):
         return {"type": "disabled"}
-    shown = {} if reasoning.shown is None else {"display": "summarized" if reasoning.shown else "omitted"}
-    if budget := _budget(reasoning):
-        return {"type": "enabled", "budget_tokens": budget, **shown}
-    return None if forced else {"type": "adaptive", **shown}
+    budget = _budget(reasoning)
+    if forced and (budget or reasoning.mode is Thinking.ON):
+        text = "can't force a call where the model is to think"
+        raise InvalidRequest("the choice of a tool is wrong", violations=[("tool_choice.mode", text)])
+    told = {} if reasoning.shown is None else {"display": "summarized" if reasoning.shown else "omitted"}
+    if budget:
+        return {"type": "enabled", "budget_tokens": budget, **told}
+    if forced or reasoning.mode is Thinking.HABIT:
+        return None
+    asked = reasoning.mode is Thinking.ON or reasoning.effort is not None or told
+    return {"type": "adaptive", **told} if asked else None
 
 
 def _output_config(reasoning: Reasoning | None, schema: dict[str, Any] | None) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def _blocks(message: Message, path: str) -> list[Block]:
         result: Block = {"type": "tool_result", "tool_use_id": message.tool_call_id}
         if content := [block for part in message.parts for block in _content(part)]:
             result["content"] = content
+        if message.tool_failed:
+            result["is_error"] = True
         # What is inside a result can't be kept without it.
         return [result | cache_mark(message.cache_breakpoints[-1])] if message.cache_breakpoints else [result]
     if message.role is Role.USER:

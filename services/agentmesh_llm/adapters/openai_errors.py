@@ -75,7 +75,7 @@ def _known(error: Any) -> MeshError | None:
     if code in _TOO_LARGE_CODES:
         return errors.media_too_large()
     if code in _BAD_IMAGE_CODES:
-        return errors.unsupported_part("the model can't read an image")
+        return errors.media_refused()
     if code in _SCHEMA_CODES:
         tool = _TOOL_PATH.match(str(error.get("param")))
         return errors.schema(f"tools[{tool[1]}].parameters" if tool else _schema_field(error.get("param")))

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agentmesh_llm.adapters import provider_errors as errors
-from agentmesh_llm.domain import Question, Reasoning
+from agentmesh_llm.domain import Effort, Question, Reasoning, Thinking
 
 # Its hosts for regions are eu.api.openai.com and the like.
 _OPENAI_HOST = "api.openai.com"
@@ -25,10 +25,12 @@ class Dialect:
     """Older servers know max_tokens only, OpenAI's newer models refuse it."""
     top_k: bool = True
     """vLLM, Ollama, llama.cpp and their like sample from the k likeliest; OpenAI never does."""
+    reasoning_content: bool = True
+    """Some servers want what was thought back with the answers of tools; OpenAI takes it in its Responses API only."""
     prompt_cache_key: bool = False
 
 
-OPENAI = Dialect("max_completion_tokens", top_k=False, prompt_cache_key=True)
+OPENAI = Dialect("max_completion_tokens", top_k=False, reasoning_content=False, prompt_cache_key=True)
 OTHERS = Dialect()
 
 
@@ -64,4 +66,7 @@ def steering(question: Question, dialect: Dialect) -> dict[str, Any]:
 
 def _effort(reasoning: Reasoning | None) -> str | None:
     # A number of tokens is for providers that take one.
-    return reasoning.effort.value if reasoning is not None and reasoning.effort is not None else None
+    if reasoning is None:
+        return None
+    effort = Effort.NONE if reasoning.mode is Thinking.OFF else reasoning.effort
+    return effort.value if effort is not None else None

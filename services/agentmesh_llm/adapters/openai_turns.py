@@ -12,21 +12,25 @@ from agentmesh_llm.domain import DataPart, Message, Part, TextPart
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 
 
-def messages(conversation: Iterable[Message]) -> list[dict[str, Any]]:
-    """Write a conversation; raise InvalidRequest for a part that the API has no form for.
+def messages(conversation: Iterable[Message], *, reasoning_content: bool) -> list[dict[str, Any]]:
+    """Write a conversation; raise Unsupported for a part that the API has no form for.
 
-    What the assistant thought stays away: the API keeps that to itself, as it does the marks of its prompt cache.
+    What the assistant thought stays away, as do marks for prompt caches, which these servers fill by themselves. Only
+    with `reasoning_content` is it sent, and only what is nobody's signed writing: some servers want it back.
     """
-    return [_message(message) for message in conversation]
+    return [_message(message, reasoning_content) for message in conversation]
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: Message, reasoning_content: bool) -> dict[str, Any]:
     body: dict[str, Any] = {"role": message.role.value, "content": _content(message.parts)}
     if message.tool_calls:
         body["tool_calls"] = [
             {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
             for c in message.tool_calls
         ]
+    plain = [thought.text for thought in message.thoughts if not thought.signature and not thought.redacted]
+    if reasoning_content and any(plain):
+        body["reasoning_content"] = "".join(plain)
     if message.tool_call_id:
         body["tool_call_id"] = message.tool_call_id
     return body

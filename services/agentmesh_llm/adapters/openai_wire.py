@@ -40,7 +40,7 @@ def question_body(question: Question, dialect: Dialect) -> bytes:
     """Write a question as the body of a streaming chat completion; raise InvalidRequest for what has no form there."""
     body: dict[str, Any] = {
         "model": question.model,
-        "messages": openai_turns.messages(question.messages),
+        "messages": openai_turns.messages(question.messages, reasoning_content=dialect.reasoning_content),
         "stream": True,
         "stream_options": {"include_usage": True},
     }

@@ -10,6 +10,7 @@ from agentmesh.kit.errors import (
     Overloaded,
     ResourceExhausted,
     Unavailable,
+    Unsupported,
     WrongState,
 )
 
@@ -97,6 +98,12 @@ def media_too_large() -> MeshError:
     return InvalidRequest(text, reason="MEDIA_TOO_LARGE", violations=[("messages", text)])
 
 
+def media_refused() -> MeshError:
+    """Make the error for an image that the provider can't read."""
+    text = "the provider can't read an image"
+    return InvalidRequest(text, reason="UNSUPPORTED_PART", violations=[("messages", text)])
+
+
 def schema(field: str) -> MeshError:
     """Make the error for a JSON Schema that the provider finds wrong: a tool's, or that of the answer."""
     reason = "INVALID_TOOL_SCHEMA" if field.startswith("tools") else "INVALID_RESPONSE_SCHEMA"
@@ -105,12 +112,12 @@ def schema(field: str) -> MeshError:
 
 def not_here(field: str, text: str) -> MeshError:
     """Make the error for something that this provider has no form for; `text` says so, `field` is ours."""
-    return InvalidRequest(text, reason="UNSUPPORTED_FIELD", violations=[(field, text)])
+    return Unsupported(text, reason="UNSUPPORTED_FIELD", violations=[(field, text)])
 
 
 def unsupported_part(text: str) -> MeshError:
     """Make the error for a part of a message that the provider has no form for."""
-    return InvalidRequest(text, reason="UNSUPPORTED_PART", violations=[("messages", text)])
+    return Unsupported(text, reason="UNSUPPORTED_PART", violations=[("messages", text)])
 
 
 def holds_its_error(status: int) -> bool:

@@ -189,3 +189,26 @@ def test_a_conversation_that_is_too_long_is_told_in_the_words_that_clients_look_
     assert body["error"]["type"] == "invalid_request_error"
     assert "prompt is too long" in body["error"]["message"]
     assert body["request_id"] == "req_1"
+
+
+def test_thoughts_that_follow_each_other_are_blocks_of_their_own() -> None:
+    deltas = [
+        pb.Delta(reasoning="a"),
+        pb.Delta(thought=pb.Thought(signature="1")),
+        pb.Delta(reasoning="b"),
+        pb.Delta(thought=pb.Thought(signature="2")),
+        pb.Delta(thought=pb.Thought(redacted="x")),
+        pb.Delta(text="said"),
+        pb.Delta(reasoning="c"),
+        pb.Delta(thought=pb.Thought()),
+        pb.Delta(text="more"),
+    ]
+    told = events(*deltas)
+    begun = [(e["index"], e["content_block"]["type"]) for e in told if e["type"] == "content_block_start"]
+    kinds = ["thinking", "thinking", "redacted_thinking", "text", "thinking", "text"]
+    assert begun == list(enumerate(kinds))
+    assert [e["index"] for e in told if e["type"] == "content_block_stop"] == list(range(len(kinds)))
+    signed = [
+        (e["index"], e["delta"]["signature"]) for e in told if e.get("delta", {}).get("type") == "signature_delta"
+    ]
+    assert signed == [(0, "1"), (1, "2")]

@@ -150,10 +150,13 @@ class ChatMessage(_message.Message):
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     THOUGHTS_FIELD_NUMBER: _builtins.int
     CACHE_BREAKPOINTS_FIELD_NUMBER: _builtins.int
+    TOOL_FAILED_FIELD_NUMBER: _builtins.int
     role: Global___ChatRole.ValueType
     """Who said it."""
     tool_call_id: _builtins.str
     """The call that a tool message answers."""
+    tool_failed: _builtins.bool
+    """Whether the tool failed, of which a tool message tells."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Part]:
         """Text, images, audio and files."""
@@ -181,10 +184,11 @@ class ChatMessage(_message.Message):
         tool_call_id: _builtins.str = ...,
         thoughts: _abc.Iterable[Global___Thought] | None = ...,
         cache_breakpoints: _abc.Iterable[Global___CacheBreakpoint] | None = ...,
+        tool_failed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_breakpoints", b"cache_breakpoints", "parts", b"parts", "role", b"role", "thoughts", b"thoughts", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_breakpoints", b"cache_breakpoints", "parts", b"parts", "role", b"role", "thoughts", b"thoughts", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls", "tool_failed", b"tool_failed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -545,9 +549,41 @@ class Reasoning(_message.Message):
     EFFORT_MAX: Reasoning.Effort.ValueType  # 7
     """All it can."""
 
+    class _Mode:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Reasoning._Mode.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MODE_UNSPECIFIED: Reasoning._Mode.ValueType  # 0
+        """As the effort says: off for none, on for any other, and as the model is
+        used to if there is none.
+        """
+        MODE_OFF: Reasoning._Mode.ValueType  # 1
+        """Not at all, whatever the effort."""
+        MODE_ON: Reasoning._Mode.ValueType  # 2
+        """As long as it finds good, or for max_tokens."""
+        MODE_HABIT: Reasoning._Mode.ValueType  # 3
+        """As the model is used to, whatever the effort."""
+
+    class Mode(_Mode, metaclass=_ModeEnumTypeWrapper):
+        """Mode says whether a model thinks, apart from the effort of all it writes."""
+
+    MODE_UNSPECIFIED: Reasoning.Mode.ValueType  # 0
+    """As the effort says: off for none, on for any other, and as the model is
+    used to if there is none.
+    """
+    MODE_OFF: Reasoning.Mode.ValueType  # 1
+    """Not at all, whatever the effort."""
+    MODE_ON: Reasoning.Mode.ValueType  # 2
+    """As long as it finds good, or for max_tokens."""
+    MODE_HABIT: Reasoning.Mode.ValueType  # 3
+    """As the model is used to, whatever the effort."""
+
     EFFORT_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     SHOWN_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     effort: Global___Reasoning.Effort.ValueType
     """The effort."""
     max_tokens: _builtins.int
@@ -558,16 +594,19 @@ class Reasoning(_message.Message):
     """Whether what it thinks is told, for providers that ask; the model's own
     habit if absent.
     """
+    mode: Global___Reasoning.Mode.ValueType
+    """Whether it thinks, for providers that ask that beside the effort."""
     def __init__(
         self,
         *,
         effort: Global___Reasoning.Effort.ValueType = ...,
         max_tokens: _builtins.int = ...,
         shown: _builtins.bool | None = ...,
+        mode: Global___Reasoning.Mode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_shown", b"_shown", "shown", b"shown"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shown", b"_shown", "effort", b"effort", "max_tokens", b"max_tokens", "shown", b"shown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_shown", b"_shown", "effort", b"effort", "max_tokens", b"max_tokens", "mode", b"mode", "shown", b"shown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__shown: _TypeAlias = _typing.Literal["shown"]  # noqa: Y015
     _WhichOneofArgType__shown: _TypeAlias = _typing.Literal["_shown", b"_shown"]  # noqa: Y015
