@@ -52,6 +52,8 @@ class Provider(Section):
     embedding_models: Names = ()
     embedding_batch: Annotated[int, Field(ge=1, le=2048)] = 256
     """Texts in one call for embeddings, at most."""
+    send_traceparent: bool = False
+    """Tell the provider which trace a call belongs to, in a `traceparent` header: for servers of your own."""
     pool: ProviderPool = ProviderPool()
 
     @field_validator("base_url")
