@@ -11,6 +11,7 @@ from agentmesh.kit import lifecycle, names
 from agentmesh.kit.auth import Access, Keyring
 from agentmesh.kit.settings import Cache as CacheSettings
 from agentmesh.kit.settings import Settings
+from agentmesh.kit.tracing import open_tracer
 from agentmesh_llm.adapters.memory_cache import MemoryCache
 from agentmesh_llm.books.accounts import Accounts
 from agentmesh_llm.books.budgets import Budgets
@@ -19,6 +20,8 @@ from agentmesh_llm.books.ledger import Ledger
 from agentmesh_llm.books.records import Books
 from agentmesh_llm.books.windows import Windows
 from agentmesh_llm.caching import AnswerCache
+from agentmesh_llm.call_spans import recorder
+from agentmesh_llm.calls import Watch
 from agentmesh_llm.grpc_api import LlmApi
 from agentmesh_llm.key_api import KeyApi
 from agentmesh_llm.offering import Offering
@@ -28,11 +31,12 @@ from agentmesh_llm.service import ModelDesk
 from agentmesh_llm.settings import Bounds
 
 _DAY_S = 86_400
+_CONTENT_CHARACTERS = 16_000  # of a call's prompt and of its answer, in traces
 
 
 async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> lifecycle.Built:
     """Put the llm service together; it is ready at once, since no provider is asked whether it is there."""
-    offering = Offering(settings.llm)
+    offering = Offering(settings.llm, _watch(settings, stack))
     stack.push_async_callback(offering.aclose)
     cache = AnswerCache(open_cache(settings.cache), ttl_s=settings.cache.ttl)
     accounts = _open_accounts(settings, stack)
@@ -53,6 +57,15 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
             (keys, KeyApi(accounts.keys), Access.internal(names.OPERATOR, names.GATEWAY)),
         ]
     )
+
+
+def _watch(settings: Settings, stack: AsyncExitStack) -> Watch:
+    tracer = open_tracer(settings.monitoring, names.LLM)
+    if tracer is None:
+        return Watch()
+    # The first to be opened, and so the last to be closed: calls that the end cuts off have spans as well.
+    stack.push_async_callback(asyncio.to_thread, tracer.close)
+    return Watch(recorder(tracer), _CONTENT_CHARACTERS if settings.monitoring.record_content else 0)
 
 
 def _open_accounts(settings: Settings, stack: AsyncExitStack) -> Accounts:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
+from agentmesh.kit.semantic_names import TEXT_COMPLETION
 from agentmesh_llm import counting
 from agentmesh_llm.batch_wire import from_completion, to_completion
 from agentmesh_llm.cache_keys import CacheKey, completion_keys
@@ -18,6 +19,7 @@ class Completing:
     """Writes how prompts go on; the terms are how."""
 
     kind = "completion"
+    operation = TEXT_COMPLETION
 
     async def ask(self, provider: Provider, model: str, terms: Sampling, texts: Sequence[str]) -> Batch[Completion]:
         """See Work."""

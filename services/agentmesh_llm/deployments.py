@@ -6,6 +6,7 @@ from typing import Final
 
 from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable
 from agentmesh_llm.books.prices import Price
+from agentmesh_llm.calls import Server, Watch
 from agentmesh_llm.concurrency import CallLimit
 from agentmesh_llm.domain import Priority
 from agentmesh_llm.ports import Provider
@@ -41,6 +42,9 @@ class Offer:
     completion_batch: int = 32
     share_batches: bool = False
     limit: CallLimit = field(default_factory=CallLimit)
+    server: Server = field(default_factory=Server)
+    watch: Watch = field(default_factory=Watch)
+    send_traceparent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

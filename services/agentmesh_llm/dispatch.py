@@ -1,14 +1,17 @@
 """Asks one place after the other until one of them begins to answer."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from agentmesh.kit import names, telemetry
+from agentmesh.kit import names, telemetry, tracing
 from agentmesh.kit.errors import MeshError, NotFound, ResourceExhausted, Unavailable, Unsupported, WrongState
-from agentmesh_llm.books.records import NANO
+from agentmesh.kit.semantic_names import CHAT
+from agentmesh_llm import call_metrics
+from agentmesh_llm.call_content import Transcript
 from agentmesh_llm.calls import Caller, CallRecord, Observer
 from agentmesh_llm.counting import characters_of, roughly
 from agentmesh_llm.deployments import Deployment, next_of, soonest
@@ -17,9 +20,6 @@ from agentmesh_llm.domain import Batch, Delta, Finish, Priority, Question, Usage
 log = telemetry.logger(__name__)
 V = TypeVar("V")
 
-_calls = telemetry.counter(names.LLM_CALLS_TOTAL, "Calls to model providers", ("provider", "model", "status"))
-_tokens = telemetry.counter(names.LLM_TOKENS_TOTAL, "Tokens that calls consumed", ("provider", "model", "kind"))
-_cost = telemetry.counter(names.LLM_COST_TOTAL, "What calls cost in US dollars", ("provider", "model"))
 _fallbacks = telemetry.counter(names.LLM_FALLBACKS_TOTAL, "Calls that went on elsewhere", ("provider", "model"))
 
 _ELSEWHERE = (Unavailable, ResourceExhausted, WrongState, NotFound, Unsupported)
@@ -81,8 +81,13 @@ async def once(
     timeout_s: float,
     caller: Caller,
     observe: Observer,
+    *,
+    operation: str,
 ) -> Batch[V]:
-    """Return what the first place answers that can, with one call and no stream; raise as `stream` does."""
+    """Return what the first place answers that can, with one call and no stream; raise as `stream` does.
+
+    `operation` is what it is called in metrics and traces.
+    """
     tried: list[Deployment] = []
     last: MeshError | None = None
     while (one := ways.next(tried)) is not None:
@@ -93,10 +98,10 @@ async def once(
             if not one.take():
                 async with asyncio.timeout_at(deadline):
                     await one.wait(caller.tenant, Priority.INTERACTIVE)
-            with _Attempt(one, caller, observe) as attempt:
+            with _Attempt(one, caller, observe, operation=operation) as attempt:
                 async with asyncio.timeout_at(deadline):
                     answered = await ask(one)
-                attempt.usage = attempt.priced(answered.usage)
+                attempt.usage, attempt.answered_by = attempt.priced(answered.usage), answered.model
                 return replace(answered, usage=attempt.usage)
         except _ELSEWHERE as failed:
             last = failed
@@ -118,19 +123,37 @@ async def _from(
 class _Attempt:
     """One call to one place, which hears of its end, as do the metrics and the books."""
 
-    def __init__(self, one: Deployment, caller: Caller, observe: Observer, question: Question | None = None) -> None:
+    def __init__(
+        self,
+        one: Deployment,
+        caller: Caller,
+        observe: Observer,
+        question: Question | None = None,
+        operation: str = CHAT,
+    ) -> None:
         self.usage: Usage | None = None
+        self.answered_by = ""
         self._one = one
         self._caller = caller
         self._observe = observe
         self._question = question
+        self._operation = operation
+        characters = one.offer.watch.content_characters if question is not None else 0
+        self._transcript = Transcript(characters) if characters else None
         self._said = 0  # characters
-        self._whole = False
+        self._finish_reason = ""
         self._first_word_s: float | None = None
+        self._span_id = ""
+        if one.offer.send_traceparent:
+            self._span_id = tracing.new_span_id()
+            self._caller = caller if caller.traceparent else replace(caller, traceparent=tracing.root_context())
         self._now = asyncio.get_running_loop().time
         self._began = self._now()
+        self._began_ns = time.time_ns()
 
     def __enter__(self) -> "_Attempt":
+        if self._span_id:
+            tracing.outgoing.set(tracing.child_context(self._caller.traceparent, self._span_id))
         self._attempted = self._one.begin()
         return self
 
@@ -146,10 +169,13 @@ class _Attempt:
         if usage is not None:
             self.usage = self.priced(usage)
             batch = [self.usage if delta is usage else delta for delta in batch]
-        if not isinstance(batch[-1], Finish):
+        if self._transcript is not None:
+            self._transcript.hear(batch)
+        end = batch[-1]
+        if not isinstance(end, Finish):
             return batch
-        self._whole = True
-        return [*batch[:-1], replace(batch[-1], provider=self._one.offer.name, deployment=self._one.name)]
+        self._finish_reason, self.answered_by = end.reason.value, end.model
+        return [*batch[:-1], replace(end, provider=self._one.offer.name, deployment=self._one.name)]
 
     def priced(self, usage: Usage) -> Usage:
         """Return what was used with its cost."""
@@ -157,24 +183,36 @@ class _Attempt:
         return usage if price is None else replace(usage, cost_nano_usd=price.of(usage))
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        error = None if self._whole else error
+        if self._span_id:
+            tracing.outgoing.set("")
+        error = None if self._finish_reason else error
         self._one.end(self._attempted, error)
         usage, estimated = self.usage, False
         if usage is None and self._question is not None and (self._said or _is_left(error)):
             # It is paid for all the same, though the provider did not come to say how much.
             usage = self.priced(Usage(roughly(characters_of(self._question.messages)), roughly(self._said)))
             estimated = True
+        offer = self._one.offer
         record = CallRecord(
             self._caller,
-            self._one.offer.name,
+            offer.name,
             self._one.model,
             _status(error),
             usage or Usage(),
             estimated,
             self._now() - self._began,
             self._first_word_s,
+            operation=self._operation,
+            server=offer.server,
+            answered_by=self.answered_by,
+            finish_reason=self._finish_reason,
+            error_type=_error_type(error),
+            began_ns=self._began_ns,
+            span_id=self._span_id,
+            content=self._transcript.content(self._question, self._finish_reason) if self._transcript else None,
         )
-        _count(record)
+        call_metrics.count(record)
+        offer.watch.observe(record)
         self._observe(record)
 
 
@@ -190,6 +228,12 @@ def _is_left(error: BaseException | None) -> bool:
     return isinstance(error, asyncio.CancelledError | GeneratorExit)
 
 
+def _error_type(error: BaseException | None) -> str:
+    if error is None:
+        return ""
+    return (error.reason if isinstance(error, MeshError) else "") or _status(error)
+
+
 def _status(error: BaseException | None) -> str:
     if error is None:
         return "success"
@@ -198,18 +242,3 @@ def _status(error: BaseException | None) -> str:
     if isinstance(error, TimeoutError):
         return "deadline_exceeded"
     return "cancelled" if _is_left(error) else "internal"
-
-
-def _count(record: CallRecord) -> None:
-    place = (record.provider, record.model)
-    _calls.labels(*place, record.status).inc()
-    suffix = "_estimated" if record.estimated else ""
-    for kind, tokens in (
-        ("input", record.usage.input_tokens),
-        ("output", record.usage.output_tokens),
-        ("cached_input", record.usage.cached_input_tokens),
-    ):
-        if tokens > 0:
-            _tokens.labels(*place, kind + suffix).inc(tokens)
-    if record.usage.cost_nano_usd:
-        _cost.labels(*place).inc(record.usage.cost_nano_usd / NANO)

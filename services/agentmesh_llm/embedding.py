@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from agentmesh.kit.floats import packed, unpacked
+from agentmesh.kit.semantic_names import EMBEDDINGS
 from agentmesh_llm import counting
 from agentmesh_llm.cache_keys import CacheKey, vector_keys
 from agentmesh_llm.catalogue import Served
@@ -15,6 +16,7 @@ class Embedding:
     """Makes vectors of texts; the terms are their length."""
 
     kind = "vector"
+    operation = EMBEDDINGS
 
     async def ask(self, provider: Provider, model: str, terms: int, texts: Sequence[str]) -> Batch[list[float]]:
         """See Work."""

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import AlreadyExists, Canceled
 from agentmesh_llm.answer import Batches, Reader, SharedAnswer
 from agentmesh_llm.settings import Bounds
+
+_kept = telemetry.gauge(names.LLM_KEPT_BYTES, "Of answers that can be joined")
 
 OnEnd = Callable[[SharedAnswer], None]
 Name = tuple[str, str]
@@ -173,6 +176,7 @@ class _Call:
     def grew(self, size: int) -> None:
         self._counted_bytes += size
         self._joiner.kept_bytes += size
+        _kept.inc(size)
         self._joiner.make_room(self)
 
     def idle(self) -> None:
@@ -205,6 +209,7 @@ class _Call:
 
     def _uncount(self) -> None:
         self._joiner.kept_bytes -= self._counted_bytes
+        _kept.dec(self._counted_bytes)
         self._counted_bytes = 0
 
     def _start_timer(self, then: Callable[[], None]) -> None:

@@ -51,7 +51,9 @@ class Work(Protocol[T_contra, V]):
     """What is done with texts; `terms` are what those of one call must have in common."""
 
     kind: str
-    """Names it in metrics."""
+    """Names it in the cache's metrics."""
+    operation: str
+    """Names it in metrics and traces of calls."""
 
     def ask(self, provider: Provider, model: str, terms: T_contra, texts: Sequence[str]) -> Awaitable[Batch[V]]:
         """Call a provider."""
@@ -238,7 +240,12 @@ class MicroBatcher(Generic[T, V]):
             bill.call_began()
         try:
             batch = await dispatch.once(
-                Ways([served.deployments]), ask, served.total_timeout_s, _account(bills), records.append
+                Ways([served.deployments]),
+                ask,
+                served.total_timeout_s,
+                _account(bills),
+                records.append,
+                operation=self._work.operation,
             )
             pairs = zip(texts, batch.values, strict=True)
             weights = [self._work.weight(group.terms, text, value) for text, value in pairs]

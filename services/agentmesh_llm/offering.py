@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from agentmesh.kit import telemetry
 from agentmesh.kit.model_settings import Llm
 from agentmesh.kit.model_settings import Provider as ProviderSettings
 from agentmesh_llm.books.prices import Price, PriceList
+from agentmesh_llm.calls import Server, Watch
 from agentmesh_llm.catalogue import Alias, Catalogue
 from agentmesh_llm.concurrency import CallLimit, LimitBounds
 from agentmesh_llm.deployments import Deployment, Offer
@@ -16,6 +18,7 @@ from agentmesh_llm.ports import Provider
 log = telemetry.logger(__name__)
 
 _LOOK_S = 1.0
+_OPENAI_HOST = "api.openai.com"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class _Open:
 class Offering:
     """Holds the providers' connections. Those whose settings stay keep theirs, and what is known of how they fare."""
 
-    def __init__(self, settings: Llm) -> None:
+    def __init__(self, settings: Llm, watch: Watch) -> None:
+        self._watch = watch
         self._open: dict[str, _Open] = {}
         self._leaving: dict[asyncio.Task[None], _Open] = {}
         self.catalogue = self._catalogue(settings, {})
@@ -63,7 +67,7 @@ class Offering:
             opened[wanted.name] = (
                 old if old is not None and same else _Open(wanted, open_provider(wanted), limit_of(wanted))
             )
-        offers = [_offer(one, prices) for one in opened.values()]
+        offers = [_offer(one, prices, self._watch) for one in opened.values()]
         aliases = [Alias(alias.name, alias.models, alias.fallbacks) for alias in settings.aliases]
         catalogue = Catalogue(offers, settings.default_model, aliases, known=known)
         self._open = opened
@@ -106,7 +110,7 @@ def limit_of(provider: ProviderSettings) -> CallLimit:
     return CallLimit(provider.name, LimitBounds() if provider.kind == "offline" else bounds)
 
 
-def _offer(one: _Open, prices: PriceList) -> Offer:
+def _offer(one: _Open, prices: PriceList, watch: Watch) -> Offer:
     settings = one.settings
     return Offer(
         name=settings.name,
@@ -122,7 +126,19 @@ def _offer(one: _Open, prices: PriceList) -> Offer:
         share_batches=settings.share_batches,
         prices=_prices_of(settings, prices),
         limit=one.limit,
+        server=server_of(settings),
+        watch=watch,
+        send_traceparent=settings.send_traceparent,
     )
+
+
+def server_of(provider: ProviderSettings) -> Server:
+    """Return where a provider is; who is behind it is said as OpenTelemetry's conventions do."""
+    if provider.base_url is None:
+        return Server()
+    parts = urlsplit(provider.base_url)
+    vendor = "openai" if parts.hostname == _OPENAI_HOST else "anthropic" if provider.kind == "anthropic" else ""
+    return Server(vendor, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
 
 def _prices_of(settings: ProviderSettings, prices: PriceList) -> dict[str, Price]:

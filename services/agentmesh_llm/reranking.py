@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Sequence
 
+from agentmesh.kit.semantic_names import RERANK
 from agentmesh_llm import counting
 from agentmesh_llm.cache_keys import CacheKey, score_keys
 from agentmesh_llm.catalogue import Served
@@ -17,6 +18,7 @@ class Reranking:
     """Scores documents, each by itself; the terms are the query."""
 
     kind = "score"
+    operation = RERANK
 
     async def ask(self, provider: Provider, model: str, terms: str, texts: Sequence[str]) -> Batch[float]:
         """See Work."""

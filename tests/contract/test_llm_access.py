@@ -244,7 +244,7 @@ async def main():
         await build(Settings(), Keyring("s"), stack)
 
 asyncio.run(main())
-print(sorted({"aiohttp", "orjson", "openai", "anthropic"} & set(sys.modules)))
+print(sorted({"aiohttp", "orjson", "openai", "anthropic", "opentelemetry"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

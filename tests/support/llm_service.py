@@ -38,12 +38,14 @@ class LlmCaller:
     keyring: Keyring
     timeout_s: float = 20.0
     address: str = ""
+    traceparent: str = ""
 
     def metadata(self, tenant: str) -> list[tuple[str, str]]:
         """Return what a runner shows."""
         claims = TaskClaims(tenant, "task-1", 1, time.time() + 60)
         token = (names.TASK_TOKEN, self.keyring.sign(claims))
-        return [*bearer(self.keyring.role_token(names.RUNNER)), token]
+        trace = [(names.TRACEPARENT, self.traceparent)] if self.traceparent else []
+        return [*bearer(self.keyring.role_token(names.RUNNER)), token, *trace]
 
     def gateway_metadata(self, tenant: str, key_id: str = "") -> list[tuple[str, str]]:
         """Return what a gateway shows for a client, and its virtual key."""

@@ -53,7 +53,14 @@ def configure(role: str, settings: Settings) -> None:
     if logging.file:
         file = Path(logging.file) if isinstance(logging.file, str) else settings.data_dir / "logs" / f"{role}.log"
     json = logging.format == "json" or logging.structured
-    telemetry.configure_logging(service=role, level=logging.level, json=json, console=logging.console, file=file)
+    telemetry.configure_logging(
+        service=role,
+        level=logging.level,
+        json=json,
+        console=logging.console,
+        file=file,
+        queue_max_bytes=logging.queue_max_bytes,
+    )
 
 
 def run_loop(main: Any) -> None:

@@ -63,6 +63,8 @@ class Provider(Section):
     """Prompts in one call, at most."""
     share_batches: bool = False
     """Whether texts of several tenants may go in one call; each still pays for its own alone."""
+    send_traceparent: bool = False
+    """Tell the provider which trace a call belongs to, in a `traceparent` header: for servers of your own."""
     pool: ProviderPool = ProviderPool()
 
     @property

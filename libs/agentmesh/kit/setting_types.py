@@ -44,7 +44,15 @@ def _redis_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _otlp_url(value: str) -> str:
+    return _web_url(value, "credentials belong in OTEL_EXPORTER_OTLP_HEADERS")
+
+
 def _provider_url(value: str) -> str:
+    return _web_url(value, "a key belongs in api_key")
+
+
+def _web_url(value: str, where: str) -> str:
     try:
         parts = urlsplit(value)
     except ValueError:  # its text quotes the address
@@ -52,7 +60,7 @@ def _provider_url(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// address")
     if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("must hold no user, query or fragment; a key belongs in api_key")
+        raise ValueError(f"must hold no user, query or fragment; {where}")
     return value.rstrip("/")
 
 
@@ -99,6 +107,7 @@ Addresses = Annotated[Names, AfterValidator(_addresses)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 ProviderUrl = Annotated[str, AfterValidator(_provider_url)]
+OtlpUrl = Annotated[str, AfterValidator(_otlp_url)]
 Level = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
     BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),

@@ -23,6 +23,7 @@ from agentmesh.kit.setting_types import (
     Host,
     Level,
     Name,
+    OtlpUrl,
     Paths,
     Port,
     RedisUrl,
@@ -87,6 +88,8 @@ class Logging(Section):
     structured: bool = False
     """Write JSON whatever `format` says."""
     format: Literal["text", "json"] = "text"
+    queue_max_bytes: Annotated[int, Field(ge=65_536, le=1_073_741_824)] = 4_194_304
+    """Lines that wait to be written, for each place; what does not fit is dropped and counted."""
 
 
 class Api(Section):
@@ -131,8 +134,24 @@ class Monitoring(Section):
 
     metrics: bool = True
     tracing: bool = False
+    """Send spans over OTLP (gRPC)."""
+    otlp_endpoint: OtlpUrl | None = None
+    """By default what OTEL_EXPORTER_OTLP_ENDPOINT says, else http://localhost:4317."""
+    sampling_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Of the traces that are to be recorded by their own flag, so many are; the same ones in every service."""
+    span_queue: Count = 4096
+    """Spans that wait to be sent; more are dropped and counted."""
+    record_content: bool = False
+    """Write prompts and answers, up to 16,000 characters each, into spans; needs tracing."""
     health_checks: bool = True
     alerts: bool = False
+
+    @field_validator("record_content")
+    @classmethod
+    def _content_has_somewhere_to_go(cls, record_content: bool, info: ValidationInfo) -> bool:
+        if record_content and not info.data.get("tracing", True):
+            raise ValueError("has no effect without tracing")
+        return record_content
 
 
 class Endpoint(Section):

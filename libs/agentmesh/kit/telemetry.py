@@ -6,12 +6,13 @@ import re
 import sys
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from agentmesh.kit import names
+from agentmesh.kit.log_sinks import open_sinks
 
 _TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 _SECRET_FIELDS = re.compile(r"token|secret|password|api_?key|authorization|prompt", re.IGNORECASE)
@@ -39,13 +40,19 @@ def histogram(name: str, text: str, labels: tuple[str, ...] = ()) -> Histogram:
 
 
 def configure_logging(
-    *, service: str, level: str = "INFO", json: bool = False, console: bool = True, file: Path | None = None
+    *,
+    service: str,
+    level: str = "INFO",
+    json: bool = False,
+    console: bool = True,
+    file: Path | None = None,
+    queue_max_bytes: int = 4 * 1024 * 1024,
 ) -> None:
-    """Send structured lines to standard error, to a file, or both; JSON or for people."""
-    sinks: list[IO[str]] = [sys.stderr] if console else []
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        sinks.append(file.open("a", buffering=1, encoding="utf-8"))
+    """Send structured lines to standard error, to a file, or both; JSON or for people.
+
+    For each at most `queue_max_bytes` of lines wait to be written; what does not fit is dropped and counted.
+    """
+    sinks = open_sinks(sys.stderr if console else None, file, queue_max_bytes)
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if json
@@ -61,11 +68,11 @@ def configure_logging(
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
-        logger_factory=structlog.WriteLoggerFactory(file=_Tee(sinks)),  # type: ignore[arg-type]
+        logger_factory=structlog.WriteLoggerFactory(file=sinks),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, stream=sinks, format="%(levelname)s %(name)s %(message)s")
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:
@@ -96,26 +103,3 @@ def _mask_secrets(_: object, __: str, event: MutableMapping[str, Any]) -> Mutabl
         if _SECRET_FIELDS.search(key):
             event[key] = "***"
     return event
-
-
-class _Tee:
-    """Writes each line to every sink; a sink that fails loses the line, not the service."""
-
-    def __init__(self, sinks: list[IO[str]]) -> None:
-        self._sinks = sinks
-        self.dropped = 0
-
-    def write(self, text: str) -> int:
-        for sink in self._sinks:
-            try:
-                sink.write(text)
-            except (OSError, ValueError):
-                self.dropped += 1
-        return len(text)
-
-    def flush(self) -> None:
-        for sink in self._sinks:
-            try:
-                sink.flush()
-            except (OSError, ValueError):
-                self.dropped += 1

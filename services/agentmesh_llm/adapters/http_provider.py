@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import aiohttp
 import orjson
 
+from agentmesh.kit import names, tracing
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.model_settings import ProviderPool
 from agentmesh_llm.adapters import provider_errors as errors
@@ -122,7 +123,13 @@ class ProviderHttp:
         """Send a request and return its good answer, not yet read; raise the MeshError that a bad one means."""
         try:
             async with asyncio.timeout(self._pool.idle_timeout_s):
-                response = await self._open_session().post(self._base_url + path, data=body, allow_redirects=False)
+                traceparent = tracing.outgoing.get()
+                response = await self._open_session().post(
+                    self._base_url + path,
+                    data=body,
+                    headers={names.TRACEPARENT: traceparent} if traceparent else None,
+                    allow_redirects=False,
+                )
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError):
             raise errors.unreachable() from None
         except TimeoutError:

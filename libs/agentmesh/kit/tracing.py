@@ -1,0 +1,127 @@
+"""Spans of work that has ended, on their way to whoever collects them; nothing ever waits for that.
+
+A span is made when its work is over, however it ended, so none is left open. OpenTelemetry is imported only where
+tracing is on.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prometheus_client import Counter
+
+from agentmesh.kit import names, telemetry
+from agentmesh.kit.background import Background
+from agentmesh.kit.settings import Monitoring
+
+log = telemetry.logger(__name__)
+
+_exported = Counter(names.SPANS_EXPORTED_TOTAL, "Spans that the collector took")
+_dropped = Counter(names.SPANS_DROPPED_TOTAL, "Spans that were lost", ["reason"])
+
+CLOSE_S = 2.0
+"""How long the end of the process waits for spans that are still queued."""
+NO_PARENT = "0" * 16
+_LINGER_S = 1.0
+_MAX_BATCH = 512
+_SAMPLED = 0x01
+_TRACE_ID_RANGE = 1 << 64
+
+outgoing: ContextVar[str] = ContextVar("outgoing", default="")
+"""What calls that the current task makes to servers outside the mesh tell them of the trace; empty for nothing."""
+
+Value = str | bool | int | float | Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Work that has ended. `parent` is the W3C trace context that it was done for; times are nanoseconds since 1970."""
+
+    name: str
+    parent: str
+    span_id: str
+    start_ns: int
+    end_ns: int
+    attributes: Mapping[str, Value] = field(default_factory=dict)
+    kind: Literal["internal", "client", "server"] = "internal"
+    failed: bool = False
+
+
+Export = Callable[[Sequence[Span]], bool]
+"""Sends spans, and says whether they were taken; may block, in a thread of its own."""
+
+
+class Tracer:
+    """Takes spans from any thread and has them exported in batches.
+
+    Recorded is what the flag of its trace context asks for and what `ratio` of all trace ids leaves in, so that every
+    service records the same traces, and no client can make it record more. At most `max_queued` spans are held.
+    """
+
+    def __init__(self, export: Export, *, ratio: float, max_queued: int, stop: Callable[[], None]) -> None:
+        self._export = export
+        self._bound = round(ratio * _TRACE_ID_RANGE)
+        self._stop = stop
+        self._lost = _dropped.labels("queue_full")
+        self._refused = _dropped.labels("not_exported")
+        self._queue: Background[Span] = Background(
+            self._send,
+            name="spans",
+            max_size=max_queued,
+            on_drop=self._lost.inc,
+            max_batch=_MAX_BATCH,
+            linger_s=_LINGER_S,
+        )
+
+    def wants(self, traceparent: str) -> bool:
+        """Say whether spans of a trace are recorded."""
+        try:
+            return bool(int(traceparent[53:55], 16) & _SAMPLED) and int(traceparent[19:35], 16) < self._bound
+        except ValueError:
+            return False
+
+    def record(self, span: Span) -> None:
+        """Queue a span, or drop and count it; ask `wants` first. Returns at once."""
+        self._queue.put(span)
+
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Send what is queued, as far as there is time, and stop."""
+        self._queue.close(timeout_s)
+        self._stop()
+
+    def _send(self, spans: list[Span]) -> None:
+        try:
+            taken = self._export(spans)
+        except Exception as error:  # noqa: BLE001 - an exporter's fault must not end the thread; it is counted
+            log.error("span_export_failed", error=type(error).__name__)
+            taken = False
+        (_exported if taken else self._refused).inc(len(spans))
+
+
+def open_tracer(settings: Monitoring, service: str) -> Tracer | None:
+    """Return what spans of a service go to, or None where tracing is off."""
+    if not settings.tracing:
+        return None
+    from agentmesh.kit.otlp import OtlpExporter
+
+    exporter = OtlpExporter(settings.otlp_endpoint, service)
+    return Tracer(
+        exporter.export, ratio=settings.sampling_ratio, max_queued=settings.span_queue, stop=exporter.shutdown
+    )
+
+
+def new_span_id() -> str:
+    """Return a new span's id."""
+    return os.urandom(8).hex()
+
+
+def child_context(traceparent: str, span_id: str) -> str:
+    """Return the trace context that goes out with a span's own calls."""
+    return f"{traceparent[:36]}{span_id}{traceparent[52:]}"
+
+
+def root_context() -> str:
+    """Return the trace context of a span that begins a trace: it has no parent."""
+    return f"00-{os.urandom(16).hex()}-{NO_PARENT}-01"
