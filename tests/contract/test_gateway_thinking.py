@@ -127,6 +127,18 @@ async def test_a_thought_between_calls_goes_back_to_its_place_and_a_failure_is_t
     assert [result.get("is_error") for result in gate.fake.hits[0].body["messages"][2]["content"]] == [None, True]
 
 
+async def test_thoughts_between_calls_are_no_hindrance_where_the_provider_speaks_openais_wire() -> None:
+    uses = [{"type": "tool_use", "id": f"t{number}", "name": "look", "input": {}} for number in range(2)]
+    results = [{"type": "tool_result", "tool_use_id": f"t{number}", "content": "7"} for number in range(2)]
+    said = [THOUGHTS[0], {"type": "text", "text": "so"}, uses[0], THOUGHTS[1], uses[1]]
+    turns = [*HELLO, {"role": "assistant", "content": said}, {"role": "user", "content": results}]
+    async with llm_gateway(models=["ok"]) as gate:
+        await gate.client.post(MESSAGES, json=asked(messages=turns, tools=TOOLS))
+    sent = gate.fake.hits[0].body["messages"]
+    assert [message["role"] for message in sent] == ["user", "assistant", "tool", "tool"]
+    assert (sent[1]["content"], [call["id"] for call in sent[1]["tool_calls"]]) == ("so", ["t0", "t1"])
+
+
 async def test_marks_for_the_providers_cache_arrive_where_they_were_put(gate: LlmGateway) -> None:
     mark = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     usual = {"cache_control": {"type": "ephemeral"}}

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -18,7 +19,24 @@ def messages(conversation: Iterable[Message], *, reasoning_content: bool) -> lis
     What the assistant thought stays away, as do marks for prompt caches, which these servers fill by themselves. Only
     with `reasoning_content` is it sent, and only what is nobody's signed writing: some servers want it back.
     """
-    return [_message(message, reasoning_content) for message in conversation]
+    return [_message(message, reasoning_content) for message in _joined(conversation)]
+
+
+def _joined(conversation: Iterable[Message]) -> list[Message]:
+    """Join what the assistant said on after calling tools: here the answers of tools follow the message that calls."""
+    joined: list[Message] = []
+    for message in conversation:
+        before = joined[-1] if joined else None
+        if before is not None and before.tool_calls and message.role is before.role:
+            joined[-1] = replace(
+                before,
+                parts=before.parts + message.parts,
+                tool_calls=before.tool_calls + message.tool_calls,
+                thoughts=before.thoughts + message.thoughts,
+            )
+        else:
+            joined.append(message)
+    return joined
 
 
 def _message(message: Message, reasoning_content: bool) -> dict[str, Any]:
