@@ -78,8 +78,9 @@ class AnswerCache:
             for at, entry in zip(missing, await self._store.far([keys[at] for at in missing]), strict=True):
                 found[at] = entry
         hits = sum(entry is not None for entry in found)
-        _lookups.labels(kind, "hit").inc(hits)
-        _lookups.labels(kind, "miss").inc(len(found) - hits)
+        for outcome, count in (("hit", hits), ("miss", len(found) - hits)):
+            if count:
+                _lookups.labels(kind, outcome).inc(count)
         return found
 
     def keep(self, entries: Sequence[tuple[CacheKey, bytes]], ttl_s: float) -> None:

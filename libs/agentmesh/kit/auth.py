@@ -9,11 +9,13 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from agentmesh.kit import names
 from agentmesh.kit.errors import PermissionDenied, Unauthenticated, WrongState
 
+_REMEMBERED = 4096
 _HOLDERS = (*names.ROLES, names.OPERATOR)
 _TOKEN_FILE = "service-token"  # noqa: S105 - a file's name
 
@@ -52,7 +54,7 @@ class Keyring:
 
     def role_token(self, role: str) -> str:
         """Return the token that a service of this role shows."""
-        return f"{role}.{self._derive('role:' + role).hex()}"
+        return _role_token(role, self._derive("role:" + role))
 
     def role_of(self, token: str) -> str | None:
         """Return the role that a token proves, or None."""
@@ -69,15 +71,7 @@ class Keyring:
 
     def verify(self, token: str, now: float | None = None) -> TaskClaims:
         """Read a task token; raise Unauthenticated if it is forged or over."""
-        try:
-            body_text, mac_text = token.split(".")
-            body, mac = _unb64(body_text), _unb64(mac_text)
-        except ValueError as error:
-            raise Unauthenticated("the task token is malformed", reason="TASK_TOKEN_INVALID") from error
-        if not hmac.compare_digest(mac, hmac.digest(self._task_key, body, "sha256")):
-            raise Unauthenticated("the task token is not ours", reason="TASK_TOKEN_INVALID")
-        tenant, task_id, attempt, expires_at, *scopes = body.decode().split("\n")
-        claims = TaskClaims(tenant, task_id, int(attempt), float(expires_at), tuple(scopes))
+        claims = _opened(self._task_key, token)
         if claims.expires_at < (time.time() if now is None else now):
             raise Unauthenticated("the task token is over", reason="TASK_TOKEN_EXPIRED")
         return claims
@@ -94,6 +88,25 @@ class Keyring:
 
 
 _derived: dict[tuple[str, str], bytes] = {}
+
+
+@lru_cache(len(_HOLDERS))
+def _role_token(role: str, key: bytes) -> str:
+    return f"{role}.{key.hex()}"
+
+
+@lru_cache(_REMEMBERED)
+def _opened(task_key: bytes, token: str) -> TaskClaims:
+    """Read a task token, over or not; good ones are remembered, because an attempt shows its own at each call."""
+    try:
+        body_text, mac_text = token.split(".")
+        body, mac = _unb64(body_text), _unb64(mac_text)
+    except ValueError as error:
+        raise Unauthenticated("the task token is malformed", reason="TASK_TOKEN_INVALID") from error
+    if not hmac.compare_digest(mac, hmac.digest(task_key, body, "sha256")):
+        raise Unauthenticated("the task token is not ours", reason="TASK_TOKEN_INVALID")
+    tenant, task_id, attempt, expires_at, *scopes = body.decode().split("\n")
+    return TaskClaims(tenant, task_id, int(attempt), float(expires_at), tuple(scopes))
 
 
 @dataclass(frozen=True)

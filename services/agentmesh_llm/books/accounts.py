@@ -68,7 +68,7 @@ class Accounts:
 
     def hit(self, standing: Standing, at: Deployment) -> None:
         """Book a request that cost nothing."""
-        self._ledger.add(_account(standing.caller, at.name), Totals(requests=1))
+        self._ledger.add_request(_account(standing.caller, at.name))
 
     def open_tab(
         self, standing: Standing, at: Sequence[Deployment], input_tokens: Callable[[], int], output_tokens: int | None

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError
@@ -11,6 +12,7 @@ from agentmesh_llm.books.records import Account, Books, By, Entry, Totals, Usage
 
 log = telemetry.logger(__name__)
 
+_DAY_S = 86_400
 _MAX_PENDING = 10_000
 _BATCH = 500
 _REFRESH_S = 5.0
@@ -56,7 +58,7 @@ class Ledger:
     @property
     def today(self) -> str:
         """Return the day, UTC."""
-        return day_of(self._now())
+        return _day(int(self._now()) // _DAY_S)
 
     @property
     def pending(self) -> int:
@@ -78,6 +80,14 @@ class Ledger:
         if totals.cost_nano_usd:
             for holder in _holders(account):
                 self._unwritten[holder] = self._unwritten.get(holder, 0) + totals.cost_nano_usd
+
+    def add_request(self, account: Account) -> None:
+        """Note a request that cost nothing."""
+        held = self._pending.get((self.today, account))
+        if held is None:
+            self.add(account, Totals(requests=1))
+        else:
+            held.requests += 1
 
     def spent(self, holder: Holder) -> tuple[int, int]:
         """Return what a holder has spent today and this month, as far as is known, in billionths of a US dollar."""
@@ -108,7 +118,7 @@ class Ledger:
                         await self._read(holder)
                     refreshed = now
                 if now - pruned >= _PRUNE_S:
-                    kept, tasks = now - 86_400 * self._keep_days, now - 86_400 * self._keep_tasks_days
+                    kept, tasks = now - _DAY_S * self._keep_days, now - _DAY_S * self._keep_tasks_days
                     await self.books.prune(day_of(kept), day_of(tasks))
                     pruned = now
                 wait_s = self._flush_s
@@ -172,7 +182,12 @@ class Ledger:
 
 def day_of(now_s: float) -> str:
     """Return the day, UTC, of seconds since 1970."""
-    return datetime.fromtimestamp(now_s, UTC).date().isoformat()
+    return _day(int(now_s) // _DAY_S)
+
+
+@lru_cache(8)
+def _day(number: int) -> str:
+    return datetime.fromtimestamp(number * _DAY_S, UTC).date().isoformat()
 
 
 def _holders(account: Account) -> tuple[Holder, ...]:
