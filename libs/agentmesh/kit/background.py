@@ -12,9 +12,9 @@ T = TypeVar("T")
 class Background(Generic[T]):
     """Hands items to `handle` in their order, up to `max_batch` at once, in a daemon thread.
 
-    At most `max_size` is held, by `size_of` and with what `handle` has in its hands. What comes when it is full is
-    dropped: what is held tells how it began. `on_drop` hears of each, and of those that `handle` raised for. A batch
-    begins `linger_s` after its first item, or when it is full. May be used from any thread.
+    At most `max_size` is held, by `size_of` and with what `handle` has in its hands; what comes when it is full is
+    dropped. `on_drop` hears how many were, also of those that `handle` raised for. A batch begins `linger_s` after its
+    first item, or when it is full. May be used from any thread.
     """
 
     def __init__(
