@@ -120,7 +120,8 @@ def _add(item: Item, message: pb.ChatMessage, path: str, violations: Violations)
         message.parts.extend(_parts(item.content or (), f"{path}.content", violations))
     else:
         try:
-            message.thoughts.append(_thought(item, item.encrypted_content or ""))
+            if (thought := _thought(item, item.encrypted_content or "")) != pb.Thought():
+                message.thoughts.append(thought)
         except ValueError as error:
             violations.append((f"{path}.encrypted_content", str(error)))
 

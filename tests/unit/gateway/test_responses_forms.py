@@ -106,7 +106,7 @@ def test_thoughts_without_words_or_calls_are_no_turn() -> None:
 
 def test_a_thought_without_proof_is_its_words() -> None:
     plain = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "a"}]}
-    asked = generate(input=[plain, {"role": "assistant", "content": "So."}])
+    asked = generate(input=[plain, {**plain, "summary": []}, {"role": "assistant", "content": "So."}])
     assert list(asked.messages[0].thoughts) == [pb.Thought(text="a")]
 
 
