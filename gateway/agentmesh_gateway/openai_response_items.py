@@ -1,4 +1,4 @@
-"""Reads the items of OpenAI's Responses API; what the assistant says in a row becomes one message."""
+"""Reads the items of OpenAI's Responses API; what the assistant says in a row is told in its order."""
 
 import base64
 import binascii
@@ -89,11 +89,20 @@ def messages_of(items: Sequence[Item], violations: Violations) -> list[pb.ChatMe
             parts = list(_parts(item.content or (), f"{path}.content", violations))
             messages.append(pb.ChatMessage(role=_ROLES[item.role], parts=parts))
         else:
-            if not messages or messages[-1].role != pb.CHAT_ROLE_ASSISTANT:
+            if not messages or not _goes_on(messages[-1], item):
                 messages.append(pb.ChatMessage(role=pb.CHAT_ROLE_ASSISTANT))
             _add(item, messages[-1], path, violations)
     # A turn in which the model only thought says nothing to any provider.
     return [message for message in messages if message.parts or message.tool_calls]
+
+
+def _goes_on(message: pb.ChatMessage, item: Item) -> bool:
+    """Return whether an item of the assistant's still fits into a message: thoughts, then words, then calls."""
+    if item.type == "reasoning" and (message.parts or message.tool_calls):
+        return False
+    if item.type == "message" and message.tool_calls:
+        return False
+    return message.role == pb.CHAT_ROLE_ASSISTANT
 
 
 def _fault_of(item: Item) -> tuple[str, str] | None:

@@ -98,6 +98,17 @@ def test_what_the_assistant_says_in_a_row_is_one_message() -> None:
     assert [(m.tool_call_id, m.parts[0].text) for m in asked.messages[3:5]] == [("c1", "1"), ("c2", "2")]
 
 
+def test_thoughts_between_calls_keep_their_places() -> None:
+    def thought(text: str) -> dict[str, Any]:
+        return {"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]}
+
+    said = [thought("a"), CALL, thought("b"), {"role": "assistant", "content": "So."}, {**CALL, "call_id": "c2"}]
+    first, second = generate(input=said).messages
+    assert ([t.text for t in first.thoughts], [use.id for use in first.tool_calls]) == (["a"], ["c1"])
+    assert ([t.text for t in second.thoughts], [use.id for use in second.tool_calls]) == (["b"], ["c2"])
+    assert second.parts[0].text == "So."
+
+
 def test_thoughts_without_words_or_calls_are_no_turn() -> None:
     lone = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
     asked = generate(input=[lone, {"role": "user", "content": "go on"}, {**lone, "encrypted_content": None}])
