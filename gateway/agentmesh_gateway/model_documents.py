@@ -10,10 +10,12 @@ from agentmesh_gateway.anthropic_messages import CountTokensRequest, MessagesReq
 from agentmesh_gateway.openai_chat import ChatCompletionRequest
 from agentmesh_gateway.openai_completions import CompletionRequest
 from agentmesh_gateway.openai_embeddings import EmbeddingsRequest
+from agentmesh_gateway.openai_responses import ResponsesRequest
 from agentmesh_gateway.rerank import RerankRequest
 
 _REQUESTS: dict[str, tuple[str, str, type[BaseModel], bool]] = {
     openai_api.CHAT_COMPLETIONS: ("OpenAI", "Answer a conversation", ChatCompletionRequest, True),
+    openai_api.RESPONSES: ("OpenAI", "Answer a conversation, in the form of responses", ResponsesRequest, True),
     openai_api.EMBEDDINGS: ("OpenAI", "Turn texts into vectors", EmbeddingsRequest, False),
     openai_api.COMPLETIONS: ("OpenAI", "Go on with texts", CompletionRequest, False),
     openai_api.RERANK: ("OpenAI", "Order documents by how well they fit a query", RerankRequest, False),

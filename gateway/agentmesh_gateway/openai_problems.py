@@ -1,7 +1,7 @@
 """Errors as OpenAI's clients read them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -41,24 +41,32 @@ _NAMES = (
 )
 
 
-def body_of(error: MeshError) -> dict[str, Any]:
-    """Return the object that tells an error."""
+def renamed(field: str) -> str:
+    """Return the name that a field of the contract has in chat completions and embeddings."""
+    for pattern, name in _NAMES:
+        field = pattern.sub(name, field)
+    return field
+
+
+def body_of(error: MeshError, named: Callable[[str], str] = renamed) -> dict[str, Any]:
+    """Return the object that tells an error; `named` turns the contract's path of a field into the vendor's."""
     status = llm_problems.status_of(error)
     code = _CODES.get(error.reason, "rate_limit_exceeded" if status == 429 else error.reason.lower())
     return {
         "error": {
-            "message": llm_problems.text_of(error, _renamed),
+            "message": llm_problems.text_of(error, named),
             "type": _NO_BUDGET if code == _NO_BUDGET else _type_of(status),
-            "param": _param_of(error),
+            "param": _param_of(error, named),
             "code": code,
         }
     }
 
 
-def response_of(error: MeshError, request_id: str) -> Response:
+def response_of(error: MeshError, request_id: str, named: Callable[[str], str] = renamed) -> Response:
     """Write an error as a response."""
     headers = llm_problems.headers_of(error) | {REQUEST_ID: request_id}
-    return Response(orjson.dumps(body_of(error)), llm_problems.status_of(error), headers, media_type=problems.JSON)
+    body = orjson.dumps(body_of(error, named))
+    return Response(body, llm_problems.status_of(error), headers, media_type=problems.JSON)
 
 
 def _type_of(status: int) -> str:
@@ -69,13 +77,9 @@ def _type_of(status: int) -> str:
     return "server_error" if status >= 500 else "invalid_request_error"
 
 
-def _param_of(error: MeshError) -> str | None:
+def _param_of(error: MeshError, named: Callable[[str], str]) -> str | None:
     if error.violations:
-        return _renamed(error.violations[0][0]) or None
-    return "model" if error.reason == "MODEL_NOT_FOUND" else "messages" if error.reason in _OF_MESSAGES else None
-
-
-def _renamed(field: str) -> str:
-    for pattern, name in _NAMES:
-        field = pattern.sub(name, field)
-    return field
+        return named(error.violations[0][0]) or None
+    if error.reason in _OF_MESSAGES:
+        return named("messages")
+    return "model" if error.reason == "MODEL_NOT_FOUND" else None

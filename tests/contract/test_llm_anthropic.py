@@ -15,6 +15,7 @@ from tests.support.fake_anthropic import usage_for
 from tests.support.fake_openai import answer_for
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider, text_of
+from tests.support.llm_ways import WAYS
 
 ERRORS = {
     "status:413": (InvalidRequest, "REQUEST_TOO_LARGE"),
@@ -34,9 +35,9 @@ async def fake() -> AsyncIterator[FakeProvider]:
         yield fake
 
 
-@pytest.fixture
-async def llm(fake: FakeProvider) -> AsyncIterator[LlmCaller]:
-    async with llm_service(provider(fake.base_url, MODELS, kind="anthropic")) as llm:
+@pytest.fixture(params=["anthropic", "anthropic-sdk"])
+async def llm(request: pytest.FixtureRequest, fake: FakeProvider) -> AsyncIterator[LlmCaller]:
+    async with llm_service(provider(fake.base_url, MODELS, **WAYS[request.param].settings)) as llm:
         yield llm
 
 

@@ -15,6 +15,7 @@ from agentmesh_llm.domain import Message, Question, Role, Sampling, TextPart, Th
 from tests.support.fake_openai import answer_for, logprob_for
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider
+from tests.support.llm_ways import WAYS
 
 MODELS = ("ok", "old", "tools", "reasoning", "stop:content_filter")
 
@@ -25,9 +26,9 @@ async def fake() -> AsyncIterator[FakeProvider]:
         yield fake
 
 
-@pytest.fixture
-async def llm(fake: FakeProvider) -> AsyncIterator[LlmCaller]:
-    async with llm_service(provider(fake.base_url, MODELS)) as llm:
+@pytest.fixture(params=["chat", "chat-sdk"])
+async def llm(request: pytest.FixtureRequest, fake: FakeProvider) -> AsyncIterator[LlmCaller]:
+    async with llm_service(provider(fake.base_url, MODELS, **WAYS[request.param].settings)) as llm:
         yield llm
 
 

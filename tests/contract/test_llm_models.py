@@ -12,11 +12,11 @@ from agentmesh.api.types.v1 import types_pb2
 from tests.support.fake_openai import usage_for, vector_for
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider, text_of
+from tests.support.llm_ways import WAYS
 
-CHAT = {"openai_compatible": "ok", "anthropic": "claude/ok", "offline": "offline"}
-PROVIDERS = {"openai_compatible": "fake", "anthropic": "claude", "offline": "offline"}
+CHAT = {"offline": "offline", **{way: f"{way}/ok" for way in WAYS}}
 BYPASS = pb.CachePolicy(mode=pb.CachePolicy.MODE_BYPASS)
-EMBEDDINGS = {"openai_compatible": "vectors", "offline": "offline-embedding"}
+EMBEDDINGS = {"openai_compatible": "vectors", "sdk": "chat-sdk/vectors", "offline": "offline-embedding"}
 EXTRA = ("tools", "reasoning", "usage", "floats")
 
 
@@ -28,9 +28,13 @@ async def fake() -> AsyncIterator[FakeProvider]:
 
 @pytest.fixture
 async def llm(fake: FakeProvider) -> AsyncIterator[LlmCaller]:
-    openai = provider(fake.base_url, ["ok", *EXTRA], embedding_models=["vectors", "floats-vectors"])
-    anthropic = provider(fake.base_url, ["ok"], kind="anthropic", name="claude")
-    async with llm_service(openai, anthropic) as llm:
+    vectors = ["vectors", "floats-vectors"]
+    openai = provider(fake.base_url, ["ok", *EXTRA], embedding_models=vectors)
+    others = [
+        provider(fake.base_url, embedding_models=vectors if name == "chat-sdk" else (), name=name, **way.settings)
+        for name, way in WAYS.items()
+    ]
+    async with llm_service(openai, *others) as llm:
         yield llm
 
 
@@ -57,7 +61,7 @@ async def test_a_stream_is_text_then_usage_then_finish(kind: str, llm: LlmCaller
     assert set(kinds[:-2]) == {"text"}
     finish = deltas[-1].finish
     assert finish.reason == pb.FINISH_REASON_STOP
-    assert finish.provider == PROVIDERS[kind]
+    assert finish.provider == kind
     assert deltas[-2].usage.llm_calls == 1
     assert deltas[-2].usage.input_tokens > 0
     assert deltas[-2].usage.output_tokens > 0
@@ -86,7 +90,7 @@ async def test_embeddings_come_in_order_and_are_repeatable(kind: str, llm: LlmCa
     assert one.usage.input_tokens > 0
 
 
-@pytest.mark.parametrize("model", ["vectors", "floats-vectors"])
+@pytest.mark.parametrize("model", ["vectors", "floats-vectors", "chat-sdk/vectors", "chat-sdk/floats-vectors"])
 async def test_vectors_are_read_from_base64_and_from_numbers(model: str, llm: LlmCaller) -> None:
     response = await llm.call("Embed", pb.EmbedRequest(model=model, inputs=["a", "b"]))
     assert [list(e.values) for e in response.embeddings] == [vector_for("a", 8), vector_for("b", 8)]

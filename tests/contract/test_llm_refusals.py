@@ -1,13 +1,13 @@
 """Why a provider refuses a request is said in one way for all of them, without a word of the provider's."""
 
 from collections.abc import AsyncIterator
-from typing import Literal, cast
 
 import pytest
 
 from agentmesh.kit.errors import InvalidRequest
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider
+from tests.support.llm_ways import WAYS
 
 REFUSALS = {
     "too-long": ("CONTEXT_LENGTH", []),
@@ -19,7 +19,6 @@ REFUSALS = {
     "status:413": ("REQUEST_TOO_LARGE", []),
     "status:400": ("PROVIDER_REFUSED", []),
 }
-Kind = Literal["openai_compatible", "anthropic"]
 
 
 @pytest.fixture
@@ -28,10 +27,9 @@ async def fake() -> AsyncIterator[FakeProvider]:
         yield fake
 
 
-@pytest.fixture(params=["openai_compatible", "anthropic"])
+@pytest.fixture(params=WAYS)
 async def llm(request: pytest.FixtureRequest, fake: FakeProvider) -> AsyncIterator[LlmCaller]:
-    kind = cast("Kind", request.param)
-    async with llm_service(provider(fake.base_url, list(REFUSALS), kind=kind)) as llm:
+    async with llm_service(provider(fake.base_url, list(REFUSALS), **WAYS[request.param].settings)) as llm:
         yield llm
 
 

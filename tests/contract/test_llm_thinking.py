@@ -15,6 +15,7 @@ from agentmesh.kit.errors import InvalidRequest
 from tests.support.fake_anthropic_rules import REDACTED, SIGNATURE, marks_of
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider
+from tests.support.llm_ways import WAYS
 
 EFFORT = pb.Reasoning.Effort
 MODE = pb.Reasoning.Mode
@@ -28,9 +29,9 @@ async def fake() -> AsyncIterator[FakeProvider]:
         yield fake
 
 
-@pytest.fixture
-async def llm(fake: FakeProvider) -> AsyncIterator[LlmCaller]:
-    async with llm_service(provider(fake.base_url, MODELS, kind="anthropic")) as llm:
+@pytest.fixture(params=["anthropic", "anthropic-sdk"])
+async def llm(request: pytest.FixtureRequest, fake: FakeProvider) -> AsyncIterator[LlmCaller]:
+    async with llm_service(provider(fake.base_url, MODELS, **WAYS[request.param].settings)) as llm:
         yield llm
 
 
@@ -122,7 +123,8 @@ async def test_thoughts_go_round_with_the_calls_of_tools(
 
 async def test_a_thought_that_is_no_longer_known_is_left_out(llm: LlmCaller, fake: FakeProvider) -> None:
     asked = ask()
-    thoughts = [pb.Thought(text="another provider's"), *THOUGHTS]
+    others = [pb.Thought(text="another provider's"), pb.Thought(redacted="another provider's", id="rs_1")]
+    thoughts = [*others, *THOUGHTS]
     said = [types_pb2.Part(text="hello")]
     asked.messages.append(pb.ChatMessage(role=pb.CHAT_ROLE_ASSISTANT, parts=said, thoughts=thoughts))
     asked.messages.add(role=pb.CHAT_ROLE_USER).parts.add(text="go on")

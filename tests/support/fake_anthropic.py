@@ -107,7 +107,7 @@ def refusal(mode: str, argument: str, body: dict[str, Any], headers: Mapping[str
         return _error(429, "CANARY-PROVIDER-TEXT", {"Retry-After": delay.headers["Retry-After"]})
     if mode in _REFUSALS:
         return _error(400, _REFUSALS[mode])
-    if mode == "html":
+    if mode in ("html", "flood"):
         return fake_openai.refusal(mode, argument)
     if mode == "picky" and "temperature" in body:
         return _error(400, "`temperature` is deprecated for this model. CANARY-PROVIDER-TEXT")

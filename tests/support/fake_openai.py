@@ -152,6 +152,9 @@ def refusal(mode: str, argument: str, body: dict[str, Any] | None = None) -> web
     if mode == "rate-limited-date":
         date = email.utils.formatdate(time.time() + int(argument), usegmt=True)
         return web.json_response({"error": {}}, status=429, headers={"Retry-After": date})
+    if mode == "flood":
+        error = {"error": {"code": "context_length_exceeded", "message": "x" * int(argument)}}
+        return web.json_response(error, status=400)
     if mode == "html":
         return web.Response(text="<html>\n\ndata\n\n</html>", content_type="text/html")
     return None

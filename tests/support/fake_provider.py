@@ -1,4 +1,4 @@
-"""A provider of models on a free port: speaks OpenAI's and Anthropic's wire, misbehaves as its model's name says.
+"""A provider of models on a free port: speaks OpenAI's two wires and Anthropic's, misbehaves as its model's name says.
 
 In a test: `async with FakeProvider() as fake: fake.base_url`. As a process:
 `python -m tests.support.fake_provider --port 0 --log FILE`, which prints `{"event": "ready", "base_url": …}` first.
@@ -23,11 +23,13 @@ In a test: `async with FakeProvider() as fake: fake.base_url`. As a process:
 | rate-limited:S, rate-limited-date:S | 429 with Retry-After in seconds, or as a date |
 | held, held-then-429:S | answers, or asks for patience, when `let_go` is set |
 | slow-vectors:MS | waits before it answers with vectors |
+| flood:N | 400 with a body of more than N bytes |
 | too-long | 400 with the code, or the words, for a conversation that is too long |
 
 Likelihoods, thinking, one call at a time: what the body asks for is done. On OpenAI's wire, old refuses what old
 servers don't know. Anthropic's wire knows more: error-event:TYPE sends an error of that type, novel sends events and
-blocks that nobody knows yet, bare calls the first tool without arguments. What its API would refuse is refused.
+blocks that nobody knows yet, bare calls the first tool without arguments. What its API would refuse is refused. The
+wire of the Responses API knows most of these, and failed:CODE, no-usage, and whole-items, which come without pieces.
 """
 
 import argparse
@@ -46,7 +48,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from tests.support import fake_anthropic, fake_batches, fake_openai
+from tests.support import fake_anthropic, fake_batches, fake_openai, fake_responses
 from tests.support.fake_openai import vector_for
 
 BAD_TEXT = "a text that can't be embedded"
@@ -80,6 +82,7 @@ class FakeProvider:
         self._log = log.open("a", buffering=1, encoding="utf-8") if log else None
         app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/responses", self._responses)
         app.router.add_post("/v1/messages", self._messages)
         app.router.add_post("/v1/embeddings", self._embeddings)
         app.router.add_post("/v1/rerank", self._rerank)
@@ -134,6 +137,13 @@ class FakeProvider:
                 mode = "rate-limited"
             refusal = fake_openai.refusal(mode, argument, body)
             return await self._answer(request, hit, refusal, fake_openai.sse_events, fake_openai.whole_answer)
+
+    async def _responses(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        mode, _, argument = str(body["model"]).partition(":")
+        with self._hit(request, body) as hit:
+            refusal = fake_responses.refusal(mode, argument, body, hit.headers)
+            return await self._answer(request, hit, refusal, fake_responses.sse_events, fake_responses.whole_answer)
 
     async def _messages(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

@@ -119,12 +119,16 @@ def provider(
     embedding_models: Iterable[str] = (),
     kind: Literal["openai_compatible", "anthropic"] = "openai_compatible",
     name: str = "fake",
+    api: Literal["chat_completions", "responses"] = "chat_completions",
+    transport: Literal["http", "sdk"] = "http",
     **pool: Any,
 ) -> Provider:
     """Describe a provider that speaks OpenAI's wire, or that of another kind."""
     return Provider(
         name=name,
         kind=kind,
+        api=api,
+        transport=transport,
         base_url=base_url,
         api_key=SecretStr(API_KEY),
         models=tuple(models),

@@ -49,6 +49,10 @@ class Provider(Section):
     base_url: ProviderUrl | None = None
     """Up to and with the version, as in `http://127.0.0.1:11434/v1`; by default Anthropic's own for kind anthropic."""
     api_key: Credential | None = None
+    api: Literal["chat_completions", "responses"] = "chat_completions"
+    """In which of OpenAI's two forms a server of kind openai_compatible is asked for answers."""
+    transport: Literal["http", "sdk"] = "http"
+    """Over our own connections, or through the vendor's Python library, which the extra `sdk` installs."""
     models: Names = ()
     embedding_models: Names = ()
     embedding_batch: Annotated[int, Field(ge=1, le=2048)] = 256
@@ -80,6 +84,16 @@ class Provider(Section):
         if kind == "openai_compatible" and base_url is None:
             raise ValueError("is needed for kind openai_compatible")
         return ANTHROPIC_URL if kind == "anthropic" and base_url is None else base_url
+
+    @field_validator("api", "transport")
+    @classmethod
+    def _only_servers_are_asked(cls, value: str, info: ValidationInfo) -> str:
+        kind = info.data.get("kind")
+        if value == "responses" and kind in ("anthropic", "offline"):
+            raise ValueError(f"is for kind openai_compatible only, not for {kind}")
+        if value == "sdk" and kind == "offline":
+            raise ValueError("is for servers only: kind offline needs no network")
+        return value
 
     @field_validator("embedding_models", "rerank_models", "completion_models")
     @classmethod

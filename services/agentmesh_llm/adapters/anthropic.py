@@ -7,7 +7,7 @@ from agentmesh.kit.errors import InvalidRequest
 from agentmesh.kit.model_settings import Provider as ProviderSettings
 from agentmesh_llm.adapters import anthropic_errors, anthropic_wire
 from agentmesh_llm.adapters.anthropic_wire import EventReader
-from agentmesh_llm.adapters.http_provider import ProviderHttp
+from agentmesh_llm.adapters.carriers import open_carrier
 from agentmesh_llm.domain import (
     Batch,
     Completion,
@@ -26,15 +26,14 @@ class AnthropicProvider:
     """One server and one credential, with a connection pool of its own."""
 
     def __init__(self, settings: ProviderSettings) -> None:
-        assert settings.base_url is not None  # the settings have a default for this kind
         key = settings.api_key
         headers = {"anthropic-version": _VERSION, **({} if key is None else {"x-api-key": key.get_secret_value()})}
-        self._http = ProviderHttp(settings.base_url, headers, settings.pool, anthropic_errors.refusal_of)
+        self._carrier = open_carrier(settings, headers, anthropic_errors.refusal_of)
 
     async def stream(self, question: Question) -> AsyncGenerator[Sequence[Delta], None]:
         """Stream a message; closing the generator closes the socket."""
         body = anthropic_wire.question_body(question)
-        async with aclosing(self._http.stream("/messages", body, EventReader())) as answer:
+        async with aclosing(self._carrier.stream("/messages", body, EventReader())) as answer:
             async for deltas in answer:
                 yield deltas
 
@@ -59,4 +58,4 @@ class AnthropicProvider:
 
     async def aclose(self) -> None:
         """Close the pool."""
-        await self._http.aclose()
+        await self._carrier.aclose()

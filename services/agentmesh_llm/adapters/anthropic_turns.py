@@ -78,10 +78,10 @@ def _blocks(message: Message, path: str) -> list[Block]:
 
 
 def _thoughts(thoughts: Iterable[Thought]) -> list[Block]:
-    """Write what the API can know again as its own; it refuses the rest."""
+    """Write what the API can know again as its own, which has no ids; it refuses the rest."""
     blocks: list[Block] = []
     for thought in thoughts:
-        if thought.redacted:
+        if thought.redacted and not thought.id:
             blocks.append({"type": "redacted_thinking", "data": thought.redacted})
         elif thought.signature:
             blocks.append({"type": "thinking", "thinking": thought.text, "signature": thought.signature})

@@ -1,39 +1,24 @@
 """Carries questions to a provider over pooled HTTP connections, and its answers back, whatever language it speaks."""
 
 import asyncio
-import email.utils
-import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
-import orjson
 
 from agentmesh.kit import names, tracing
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.model_settings import ProviderPool
 from agentmesh_llm.adapters import provider_errors as errors
-from agentmesh_llm.adapters.sse import SseParser
+from agentmesh_llm.adapters.answer_feed import (
+    END_WAIT_S,
+    MAX_ERROR_BYTES,
+    AnswerFeed,
+    AnswerReader,
+    error_object_of,
+    retry_after_s_of,
+)
 from agentmesh_llm.domain import Delta
-
-_MAX_EVENT_BYTES = 1024 * 1024
-_MAX_ERROR_BYTES = 64 * 1024
-_MAX_RETRY_AFTER_S = 3600.0
-_END_WAIT_S = 1.0
-
-
-class AnswerReader(Protocol):
-    """Turns the events of one answer into deltas."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether the terminal marker has come."""
-
-    def read(self, data: bytes) -> list[Delta]:
-        """Return the deltas of one event; raise the MeshError that it reports, or Unavailable if it is none."""
-
-    def finish(self) -> list[Delta]:
-        """Return the end of a whole answer; raise Unavailable if no reason came before the marker."""
 
 
 class ProviderHttp:
@@ -59,26 +44,17 @@ class ProviderHttp:
 
     async def stream(self, path: str, body: bytes, reader: AnswerReader) -> AsyncGenerator[Sequence[Delta], None]:
         """Stream an answer; closing the generator closes the socket."""
-        parser = SseParser(_MAX_EVENT_BYTES)
+        feed = AnswerFeed(reader)
         response = await self._post(path, body)
         try:
             while chunk := await self._read(response):
-                deltas: list[Delta] = []
-                for data in parser.feed(chunk):
-                    try:
-                        deltas += reader.read(data)
-                        if reader.whole:
-                            deltas += reader.finish()
-                    except MeshError:
-                        if deltas:
-                            yield deltas
-                        raise
-                    if reader.whole:
-                        yield deltas
-                        await _read_end(response)
-                        return
-                if deltas:
+                if deltas := feed.take(chunk):
                     yield deltas
+                if feed.error is not None:
+                    raise feed.error
+                if reader.whole:
+                    await _read_end(response)
+                    return
             raise errors.interrupted()
         finally:
             # Closing, unlike releasing, never waits for the rest of an answer that nobody wants. A connection
@@ -140,7 +116,8 @@ class ProviderHttp:
             return response
         try:
             error = await self._read_error(response) if errors.holds_its_error(response.status) else None
-            raise errors.of_status(response.status, error, _retry_after_s(response), self._refusal_of)
+            wait_s = retry_after_s_of(response.headers.get("Retry-After", ""))
+            raise errors.of_status(response.status, error, wait_s, self._refusal_of)
         finally:
             response.close()
 
@@ -164,29 +141,16 @@ class ProviderHttp:
 
     async def _read_error(self, response: aiohttp.ClientResponse) -> Any:
         try:
-            body = orjson.loads(await self._read_whole(response, _MAX_ERROR_BYTES))
-        except (MeshError, ValueError):
+            return error_object_of(await self._read_whole(response, MAX_ERROR_BYTES))
+        except MeshError:
             return None  # the status says enough
-        return body.get("error", body) if isinstance(body, dict) else None
 
 
 async def _read_end(response: aiohttp.ClientResponse) -> None:
     """Read what follows the marker, normally nothing, so that the connection can be used again."""
     try:
-        async with asyncio.timeout(_END_WAIT_S):
+        async with asyncio.timeout(END_WAIT_S):
             while await response.content.readany():
                 pass
     except (TimeoutError, aiohttp.ClientError, OSError):
         return  # the answer is whole; only the connection is lost
-
-
-def _retry_after_s(response: aiohttp.ClientResponse) -> float:
-    value = response.headers.get("Retry-After", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return errors.DEFAULT_RETRY_AFTER_S
-    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_S) if seconds == seconds else errors.DEFAULT_RETRY_AFTER_S

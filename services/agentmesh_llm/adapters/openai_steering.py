@@ -56,7 +56,7 @@ def steering(question: Question, dialect: Dialect) -> dict[str, Any]:
         "presence_penalty": sampling.presence_penalty,
         # A server refuses it where there is nothing to call.
         "parallel_tool_calls": question.parallel_tool_calls if question.tools else None,
-        "reasoning_effort": _effort(question.reasoning),
+        "reasoning_effort": effort_of(question.reasoning),
         "logprobs": None if question.top_logprobs is None else True,
         "top_logprobs": question.top_logprobs or None,
         "prompt_cache_key": (question.prompt_cache_key or None) if dialect.prompt_cache_key else None,
@@ -64,7 +64,8 @@ def steering(question: Question, dialect: Dialect) -> dict[str, Any]:
     return {key: value for key, value in optional.items() if value is not None}
 
 
-def _effort(reasoning: Reasoning | None) -> str | None:
+def effort_of(reasoning: Reasoning | None) -> str | None:
+    """Return how much a model is to think in OpenAI's words, nothing if that is left to it."""
     # A number of tokens is for providers that take one.
     if reasoning is None:
         return None
