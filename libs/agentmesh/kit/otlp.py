@@ -50,7 +50,9 @@ class OtlpExporter:
         return ReadableSpan(
             name=span.name,
             context=SpanContext(trace_id, int(span.span_id, 16), is_remote=False, trace_flags=flags),
-            parent=None if is_root else SpanContext(trace_id, int(parent, 16), is_remote=True, trace_flags=flags),
+            parent=None
+            if parent == NO_PARENT
+            else SpanContext(trace_id, int(parent, 16), is_remote=True, trace_flags=flags),
             resource=self._resource,
             attributes=dict(span.attributes),
             kind=_KINDS[span.kind],
