@@ -13,7 +13,7 @@ from opentelemetry.trace.status import Status, StatusCode
 
 from agentmesh import __version__
 from agentmesh.kit import telemetry
-from agentmesh.kit.tracing import Span
+from agentmesh.kit.tracing import NO_PARENT, Span
 
 log = telemetry.logger(__name__)
 
@@ -47,12 +47,11 @@ class OtlpExporter:
     def _written(self, span: Span) -> ReadableSpan:
         trace_id, flags = int(span.parent[3:35], 16), TraceFlags(int(span.parent[53:55], 16))
         parent = span.parent[36:52]
+        is_root = parent == NO_PARENT
         return ReadableSpan(
             name=span.name,
             context=SpanContext(trace_id, int(span.span_id, 16), is_remote=False, trace_flags=flags),
-            parent=None
-            if parent == NO_PARENT
-            else SpanContext(trace_id, int(parent, 16), is_remote=True, trace_flags=flags),
+            parent=None if is_root else SpanContext(trace_id, int(parent, 16), is_remote=True, trace_flags=flags),
             resource=self._resource,
             attributes=dict(span.attributes),
             kind=_KINDS[span.kind],
