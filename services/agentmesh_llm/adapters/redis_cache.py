@@ -71,7 +71,7 @@ class RedisCache:
         try:
             async with asyncio.timeout(_DEADLINE_S), self._redis.pipeline(transaction=False) as pipeline:
                 for key in keys:
-                    name = _name(key)
+                    name = name_of(key)
                     pipeline.get(name)
                     pipeline.pttl(name)
                 answers = await pipeline.execute()
@@ -102,7 +102,7 @@ class RedisCache:
     async def purge(self, tenant: str, model_pattern: str) -> int:
         """See CacheStore; what Redis can't be asked to forget now ends by its time."""
         near = await self._memory.purge(tenant, model_pattern)
-        pattern = f"{_PREFIX}:{_quoted(tenant)}:{'*'.join(map(_quoted, model_pattern.split('*')))}:*"
+        pattern = f"{_PREFIX}:{quoted(tenant)}:{'*'.join(map(quoted, model_pattern.split('*')))}:*"
         far = 0
         try:
             async with asyncio.timeout(_PURGE_S):
@@ -117,6 +117,10 @@ class RedisCache:
         except _FAILED as error:
             self._lost("purge", error)
         return max(near, far)
+
+    async def written(self) -> None:
+        """Return when what was put before the call is in Redis, or given up."""
+        await self._writes.flush_all()
 
     async def aclose(self) -> None:
         """See CacheStore."""
@@ -142,7 +146,7 @@ class RedisCache:
             async with asyncio.timeout(_DEADLINE_S), self._redis.pipeline(transaction=False) as pipeline:
                 for key, value, ttl_s in entries:
                     if ttl_s > 0:
-                        pipeline.set(_name(key), value, px=max(1, int(ttl_s * 1000)))
+                        pipeline.set(name_of(key), value, px=max(1, int(ttl_s * 1000)))
                 await pipeline.execute()
         except _FAILED as error:
             self._lost("write", error)
@@ -155,10 +159,11 @@ class RedisCache:
         self._away_until = self._now() + _AWAY_S
 
 
-def _name(key: CacheKey) -> str:
-    return f"{_PREFIX}:{_quoted(key.tenant)}:{_quoted(key.model)}:{key.digest.hex()}"
+def name_of(key: CacheKey) -> str:
+    """Return where an entry lies in Redis."""
+    return f"{_PREFIX}:{quoted(key.tenant)}:{quoted(key.model)}:{key.digest.hex()}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Write a name without colons and without what patterns are made of."""
     return quote(text, safe="")
