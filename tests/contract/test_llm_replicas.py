@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -76,6 +76,26 @@ def leased(outcome: str) -> float:
     return REGISTRY.get_sample_value(names.LLM_LEASED_TOTAL, {"outcome": outcome}) or 0.0
 
 
+def troubles() -> float:
+    """Return how often Redis was too slow for a service of this process."""
+    failed = [
+        REGISTRY.get_sample_value(name, {"what": what}) or 0.0
+        for name in (names.LLM_CACHE_FAILURES_TOTAL, names.LLM_LEASE_FAILURES_TOTAL)
+        for what in ("read", "write", "take", "look", "renew", "release")
+    ]
+    return sum(failed) + leased("asked_unshared")
+
+
+def attempts() -> Iterator[int]:
+    """Yield until a run in which Redis was in time: one in which this machine was too busy proves nothing."""
+    for number in range(10):
+        before = troubles()
+        yield number
+        if troubles() == before:
+            return
+    pytest.fail("Redis was never in time")
+
+
 async def until(holds: Callable[[], Any]) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(15):
@@ -96,38 +116,43 @@ def leases(redis: RedisServer) -> int:
 async def test_two_hundred_who_ask_two_replicas_the_same_are_one_call(
     fake: FakeProvider, replicas: tuple[LlmCaller, LlmCaller]
 ) -> None:
-    asked = repeatable("slow:30")
-    answers, streams = await asyncio.gather(
-        asyncio.gather(*(llm.call("Generate", asked) for llm in replicas for _ in range(50))),
-        asyncio.gather(*(llm.stream(asked) for llm in replicas for _ in range(50))),
-    )
-    assert len(fake.hits) == 1
+    for number in attempts():
+        before = len(fake.hits)
+        asked = repeatable("slow:30", f"Rivers {number}?")
+        answers, streams = await asyncio.gather(
+            asyncio.gather(*(llm.call("Generate", asked) for llm in replicas for _ in range(50))),
+            asyncio.gather(*(llm.stream(asked) for llm in replicas for _ in range(50))),
+        )
+    assert len(fake.hits) == before + 1
     assert not [error for _, error in streams if error]
     assert len({a.message.parts[0].text for a in answers} | {text_of(deltas) for deltas, _ in streams}) == 1
     outcomes = [answer.cache for answer in answers] + [deltas[-1].finish.cache for deltas, _ in streams]
-    assert (outcomes.count(MISS), outcomes.count(COALESCED)) == (1, 199)
+    assert outcomes.count(MISS) == 1
+    assert outcomes.count(COALESCED) + outcomes.count(HIT) == 199  # a hit is who came after the end
     calls = sum(a.usage.llm_calls for a in answers) + sum(deltas[-2].usage.llm_calls for deltas, _ in streams)
     assert calls == 1
     booked = [await llm.operate("GetUsage", pb.GetUsageRequest(model="fake/slow:30")) for llm in replicas]
-    assert sum(found.sums[0].requests for found in booked) == 200
-    assert sum(found.sums[0].usage.llm_calls for found in booked) == 1
+    assert sum(found.sums[0].requests for found in booked) == 200 * (number + 1)
+    assert sum(found.sums[0].usage.llm_calls for found in booked) == len(fake.hits)
 
 
 async def test_what_another_replica_answered_is_whole_and_then_a_hit(
     fake: FakeProvider, replicas: tuple[LlmCaller, LlmCaller]
 ) -> None:
     one, two = replicas
-    asked = repeatable("reasoning")
-    first, second = await asyncio.gather(one.call("Generate", asked), two.call("Generate", asked))
-    assert {first.cache, second.cache} == {MISS, COALESCED}
+    for number in attempts():
+        before = len(fake.hits)
+        asked = repeatable("reasoning", f"Rivers {number}?")
+        first, second = await asyncio.gather(one.call("Generate", asked), two.call("Generate", asked))
+        third = await two.call("Generate", asked)
+    assert (first.cache, second.cache, third.cache) in [(MISS, COALESCED, HIT), (COALESCED, MISS, HIT)]
     assert (first.message, first.reasoning, first.finish_reason) == (
         second.message,
         second.reasoning,
         second.finish_reason,
     )
     assert first.usage.output_tokens == second.usage.output_tokens
-    assert (await two.call("Generate", asked)).cache == HIT
-    assert len(fake.hits) == 1
+    assert len(fake.hits) == before + 1
 
 
 async def test_when_the_asking_caller_leaves_another_replica_asks_at_once(
@@ -139,7 +164,7 @@ async def test_when_the_asking_caller_leaves_another_replica_asks_at_once(
     follower = start(two, repeatable())
     leader.cancel()
     await until(lambda: len(fake.hits) == 2)
-    assert fake.hits[0].how == "client_gone"
+    await until(lambda: fake.hits[0].how == "client_gone")
     fake.let_go.set()
     assert (await follower).cache == MISS
     await until(lambda: not leases(redis))

@@ -17,6 +17,8 @@ log = telemetry.logger(__name__)
 
 _PREFIX = "agentmesh:llm"
 _DEADLINE_S = 0.1
+_WRITE_S = 1.0  # no caller waits for it
+_WRITERS = 2
 _PURGE_S = 30.0
 _AWAY_S = 2.0  # after a failure Redis is not asked for so long: every miss would wait for its deadline
 _MAX_WAITING = 1024
@@ -45,6 +47,7 @@ class RedisCache:
         self._away_until = now()
         self._waiting_bytes = 0
         self._redis = open_redis(url, pool_size=pool_size, deadline_s=_DEADLINE_S)
+        self._writer = open_redis(url, pool_size=_WRITERS, deadline_s=_WRITE_S)
         self._writes: Batcher[Entry, None] = Batcher(
             self._write,
             max_items=_MAX_BATCH,
@@ -130,7 +133,8 @@ class RedisCache:
         except TimeoutError:
             log.info("cache_writes_dropped", waiting=self._writes.queued)
         await self._memory.aclose()
-        await close_redis(self._redis)
+        for client in (self._redis, self._writer):
+            await close_redis(client)
 
     def _submit(self, entry: Entry) -> bool:
         try:
@@ -143,7 +147,7 @@ class RedisCache:
     async def _write(self, entries: list[Entry]) -> list[None]:
         self._waiting_bytes -= sum(len(value) for _, value, _ in entries)
         try:
-            async with asyncio.timeout(_DEADLINE_S), self._redis.pipeline(transaction=False) as pipeline:
+            async with asyncio.timeout(_WRITE_S), self._writer.pipeline(transaction=False) as pipeline:
                 for key, value, ttl_s in entries:
                     if ttl_s > 0:
                         pipeline.set(name_of(key), value, px=max(1, int(ttl_s * 1000)))
