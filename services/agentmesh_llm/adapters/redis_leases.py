@@ -18,7 +18,8 @@ log = telemetry.logger(__name__)
 
 # Not among the answers: a purge of those must not end a lease.
 _PREFIX = "agentmesh:llm-lease"
-_DEADLINE_S = 0.1
+_TAKE_S = 0.25
+_LOOK_S = 1.0  # who waits anyway waits that long for a slow Redis, too
 _AWAY_S = 2.0  # after a failure Redis is not asked for so long
 _CLOSE_S = 1.0
 _RENEWALS = 3  # in a lease's time
@@ -49,7 +50,7 @@ class RedisLeases:
         self._ttl_ms = max(1, round(ttl_s * 1000))
         self._now = now
         self._away_until = now()
-        self._redis = open_redis(url, pool_size=pool_size, deadline_s=_DEADLINE_S)
+        self._redis = open_redis(url, pool_size=pool_size, deadline_s=_LOOK_S)
         self._held: set[Lease] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._releasing: set[asyncio.Task[None]] = set()
@@ -60,12 +61,12 @@ class RedisLeases:
         return self._now() >= self._away_until
 
     async def take(self, key: CacheKey) -> Taken:
-        """See Leases; waits at most 0.1 s."""
+        """See Leases; waits at most 0.25 s."""
         lease = Lease(_name(key), uuid.uuid4().hex)
         if not self.is_shared:
             return Taken(_unshared(lease), None)
         try:
-            async with asyncio.timeout(_DEADLINE_S), self._redis.pipeline(transaction=False) as pipeline:
+            async with asyncio.timeout(_TAKE_S), self._redis.pipeline(transaction=False) as pipeline:
                 pipeline.set(lease.name, lease.token, nx=True, px=self._ttl_ms)
                 pipeline.get(name_of(key))
                 got, entry = await pipeline.execute()
@@ -87,11 +88,11 @@ class RedisLeases:
         return Taken(lease, None)
 
     async def look(self, key: CacheKey) -> tuple[bool, bytes | None]:
-        """See Leases; waits at most 0.1 s."""
+        """See Leases; waits at most 1 s."""
         if not self.is_shared:
             return False, None
         try:
-            async with asyncio.timeout(_DEADLINE_S), self._redis.pipeline(transaction=False) as pipeline:
+            async with asyncio.timeout(_LOOK_S), self._redis.pipeline(transaction=False) as pipeline:
                 # In this order: an answer is there before its lease is gone.
                 pipeline.exists(_name(key))
                 pipeline.get(name_of(key))
@@ -129,7 +130,7 @@ class RedisLeases:
         try:
             async with asyncio.timeout(self._ttl_ms / 1000):
                 await self._written()
-            async with asyncio.timeout(_DEADLINE_S):
+            async with asyncio.timeout(_LOOK_S):
                 await self._redis.eval(_RELEASE, 1, lease.name, lease.token)
         except _FAILED as error:
             self._lost("release", error)
@@ -140,7 +141,7 @@ class RedisLeases:
             if not self.is_shared:
                 continue
             try:
-                async with asyncio.timeout(_DEADLINE_S), self._redis.pipeline(transaction=False) as pipeline:
+                async with asyncio.timeout(_LOOK_S), self._redis.pipeline(transaction=False) as pipeline:
                     for lease in self._held:
                         pipeline.eval(_RENEW, 1, lease.name, lease.token, str(self._ttl_ms))
                     await pipeline.execute()
