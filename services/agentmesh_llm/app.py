@@ -24,6 +24,7 @@ from agentmesh_llm.call_spans import recorder
 from agentmesh_llm.calls import Watch
 from agentmesh_llm.grpc_api import LlmApi
 from agentmesh_llm.key_api import KeyApi
+from agentmesh_llm.leasing import Sharing
 from agentmesh_llm.offering import Offering
 from agentmesh_llm.ports import CacheStore
 from agentmesh_llm.reloading import Reloader
@@ -38,9 +39,11 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     """Put the llm service together; it is ready at once, since no provider is asked whether it is there."""
     offering = Offering(settings.llm, _watch(settings, stack))
     stack.push_async_callback(offering.aclose)
-    cache = AnswerCache(open_cache(settings.cache), ttl_s=settings.cache.ttl)
+    bounds = Bounds.of(settings.llm)
+    store, sharing = open_cache(settings.cache, bounds)
+    cache = AnswerCache(store, ttl_s=settings.cache.ttl)
     accounts = _open_accounts(settings, stack)
-    desk = ModelDesk(offering.catalogue, Bounds.of(settings.llm), cache, accounts)
+    desk = ModelDesk(offering.catalogue, bounds, cache, accounts, sharing=sharing)
     stack.push_async_callback(desk.aclose)
 
     def use(fresh: Settings) -> None:
@@ -102,14 +105,18 @@ def _run(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
     stack.callback(asyncio.create_task(work).cancel)
 
 
-def open_cache(settings: CacheSettings) -> CacheStore:
-    """Make the cache of this process, under it the shared one if there is Redis."""
+def open_cache(settings: CacheSettings, bounds: Bounds) -> tuple[CacheStore, Sharing | None]:
+    """Make the cache of this process; if there is Redis, the shared one under it, and the sharing of calls."""
     memory = MemoryCache(settings.max_bytes, time.monotonic)
     if settings.backend != "redis" or settings.url is None:
-        return memory
+        return memory, None
     from agentmesh_llm.adapters.redis_cache import RedisCache
+    from agentmesh_llm.adapters.redis_leases import RedisLeases
 
-    return RedisCache(settings.url.get_secret_value(), memory, pool_size=settings.pool_size)
+    url = settings.url.get_secret_value()
+    cache = RedisCache(url, memory, pool_size=settings.pool_size)
+    leases = RedisLeases(url, cache.written, ttl_s=bounds.lease_s, pool_size=settings.pool_size)
+    return cache, Sharing(leases, bounds.share_wait_s)
 
 
 def serve(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from agentmesh_llm.catalogue import Catalogue, Served
 from agentmesh_llm.counting import rough_tokens
 from agentmesh_llm.domain import Delta, Finish, Message, Model, Question
 from agentmesh_llm.joining import Joiner, JoinKey
+from agentmesh_llm.leasing import Sharing
 from agentmesh_llm.settings import Bounds
 
 _joined = telemetry.counter(names.LLM_JOINED_TOTAL, "Calls answered by a call that was there already")
@@ -32,6 +33,7 @@ class ModelDesk:
         cache: AnswerCache,
         accounts: Accounts,
         observers: Sequence[Observer] = (),
+        sharing: Sharing | None = None,
     ) -> None:
         self.bounds = bounds
         self.accounts = accounts
@@ -39,6 +41,7 @@ class ModelDesk:
         self._catalogue = catalogue
         self._joiner = Joiner(bounds)
         self._cache = cache
+        self._sharing = sharing
         self.batches = BatchDesk(catalogue, cache, accounts, self._observe)
 
     def use(self, catalogue: Catalogue) -> None:
@@ -88,7 +91,8 @@ class ModelDesk:
         Where the model can't be asked, the fallbacks are, in turn; raises NotFound for one that isn't there, and
         ResourceExhausted if the call is more than the caller may have.
 
-        A call is joined by the same key, or by the same question if the request may have a cached answer.
+        A call is joined by the same key, or by the same question if the request may have a cached answer; if that is
+        under way at another llm-proxy, its answer is waited for.
         """
         ways = self._catalogue.ways(served, fallbacks)
         same: Hashable = None
@@ -96,15 +100,24 @@ class ModelDesk:
             same = recalled.key if recalled.use.look else object()  # kept whole, but found by nobody
 
         tabs: list[Tab] = []
+        elsewhere = False  # another llm-proxy has asked, and kept the answer
 
         def start() -> Batches:
             tokens = question.sampling.max_output_tokens
             tab = self.accounts.open_tab(standing, served.deployments, partial(rough_tokens, question), tokens)
             tabs.append(tab)
-            return dispatch.stream(ways, question, standing.caller, partial(self._observe, tab))
+            call = partial(dispatch.stream, ways, question, standing.caller, partial(self._observe, tab))
+            if self._sharing is None or recalled is None or not (recalled.use.look and recalled.use.keep):
+                return call()
+            return self._sharing.stream(recalled.key, call, found)
+
+        def found() -> None:
+            nonlocal elsewhere
+            elsewhere = reader.joined = reader.coalesced = True
+            self.accounts.hit(standing, served.deployments[0])
 
         def keep(answer: SharedAnswer) -> None:
-            if recalled is not None and recalled.use.keep and _is_of(answer.whole, served):
+            if recalled is not None and recalled.use.keep and not elsewhere and _is_of(answer.whole, served):
                 entry = entry_of(answer.whole, served.model)
                 if entry is not None:
                     self._cache.keep([(recalled.key, entry)], recalled.use.ttl_s)
@@ -153,6 +166,8 @@ class ModelDesk:
     async def aclose(self) -> None:
         """End every call, and write down what they used."""
         await self._joiner.aclose()
+        if self._sharing is not None:
+            await self._sharing.aclose()
         await self.batches.aclose()
         await self._cache.aclose()
         await self.accounts.aclose()

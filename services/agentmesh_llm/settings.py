@@ -22,6 +22,11 @@ class Bounds:
     stream_s: float = 3600.0
     """The longest stream, whatever its deadline."""
 
+    lease_s: float = 3.0
+    """After which another llm-proxy asks a question whose holder is dead."""
+    share_wait_s: float = 20.0
+    """How long a call waits for the same one at another llm-proxy."""
+
     @staticmethod
     def of(settings: Llm) -> "Bounds":
         """Take over what is configured; all joinable answers together get 64 times what one gets."""
@@ -29,4 +34,5 @@ class Bounds:
             join_grace_s=settings.join_grace_s,
             join_call_bytes=settings.join_max_bytes,
             join_total_bytes=64 * settings.join_max_bytes,
+            share_wait_s=settings.share_wait_s,
         )

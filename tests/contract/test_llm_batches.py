@@ -72,7 +72,7 @@ async def test_a_single_text_goes_with_the_next_call_however_many_others_wait(fa
         first = embed(llm, ["first"])
         await until_asked(fake, 1)
         many = [embed(llm, [f"{n}: {text}" for text in range(256)]) for n in range(callers)]
-        await until_waiting(lambda count: count >= BATCH * min(callers, 10))
+        await until_waiting(lambda count: count + sum(map(len, batches(fake))) == 1 + callers * BATCH)
         before, stood = len(fake.hits), waiting()
         single = embed(llm, ["single"])
         await until_waiting(lambda count: count > stood)
@@ -87,7 +87,7 @@ async def test_a_tenant_with_many_callers_does_not_hold_up_another_where_they_sh
         first = embed(llm, ["first"])
         await until_asked(fake, 1)
         many = [embed(llm, [f"{n}: {text}" for text in range(BATCH)], tenant="noisy") for n in range(30)]
-        await until_waiting(lambda count: count + len(fake.hits) * BATCH >= 30 * BATCH)
+        await until_waiting(lambda count: count + sum(map(len, batches(fake))) == 1 + 30 * BATCH)
         before, stood = len(fake.hits), waiting()
         single = embed(llm, ["single"], tenant="quiet")
         await until_waiting(lambda count: count > stood)

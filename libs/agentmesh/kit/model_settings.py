@@ -156,6 +156,8 @@ class Llm(Section):
     """How long a keyed call goes on after its caller is lost, so that the next attempt can join it."""
     join_max_bytes: Annotated[int, Field(ge=1024, le=1_073_741_824)] = 1_048_576
     """Bytes kept of one such call."""
+    share_wait_s: Seconds = 20
+    """How long a call waits for the same one at another llm-proxy before it asks itself; needs Redis for the cache."""
     prices: tuple[ModelPrice, ...] = ()
     """The first one that fits a model counts; a model without a price costs nothing."""
     spending: Spending = Spending()

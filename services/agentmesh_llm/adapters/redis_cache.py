@@ -17,6 +17,8 @@ log = telemetry.logger(__name__)
 
 _PREFIX = "agentmesh:llm"
 _DEADLINE_S = 0.1
+_WRITE_S = 1.0  # no caller waits for it
+_WRITERS = 2
 _PURGE_S = 30.0
 _AWAY_S = 2.0  # after a failure Redis is not asked for so long: every miss would wait for its deadline
 _MAX_WAITING = 1024
@@ -45,6 +47,7 @@ class RedisCache:
         self._away_until = now()
         self._waiting_bytes = 0
         self._redis = open_redis(url, pool_size=pool_size, deadline_s=_DEADLINE_S)
+        self._writer = open_redis(url, pool_size=_WRITERS, deadline_s=_WRITE_S)
         self._writes: Batcher[Entry, None] = Batcher(
             self._write,
             max_items=_MAX_BATCH,
@@ -71,7 +74,7 @@ class RedisCache:
         try:
             async with asyncio.timeout(_DEADLINE_S), self._redis.pipeline(transaction=False) as pipeline:
                 for key in keys:
-                    name = _name(key)
+                    name = name_of(key)
                     pipeline.get(name)
                     pipeline.pttl(name)
                 answers = await pipeline.execute()
@@ -102,7 +105,7 @@ class RedisCache:
     async def purge(self, tenant: str, model_pattern: str) -> int:
         """See CacheStore; what Redis can't be asked to forget now ends by its time."""
         near = await self._memory.purge(tenant, model_pattern)
-        pattern = f"{_PREFIX}:{_quoted(tenant)}:{'*'.join(map(_quoted, model_pattern.split('*')))}:*"
+        pattern = f"{_PREFIX}:{quoted(tenant)}:{'*'.join(map(quoted, model_pattern.split('*')))}:*"
         far = 0
         try:
             async with asyncio.timeout(_PURGE_S):
@@ -118,6 +121,10 @@ class RedisCache:
             self._lost("purge", error)
         return max(near, far)
 
+    async def written(self) -> None:
+        """Return when what was put before the call is in Redis, or given up."""
+        await self._writes.flush_all()
+
     async def aclose(self) -> None:
         """See CacheStore."""
         try:
@@ -126,7 +133,8 @@ class RedisCache:
         except TimeoutError:
             log.info("cache_writes_dropped", waiting=self._writes.queued)
         await self._memory.aclose()
-        await close_redis(self._redis)
+        for client in (self._redis, self._writer):
+            await close_redis(client)
 
     def _submit(self, entry: Entry) -> bool:
         try:
@@ -139,10 +147,10 @@ class RedisCache:
     async def _write(self, entries: list[Entry]) -> list[None]:
         self._waiting_bytes -= sum(len(value) for _, value, _ in entries)
         try:
-            async with asyncio.timeout(_DEADLINE_S), self._redis.pipeline(transaction=False) as pipeline:
+            async with asyncio.timeout(_WRITE_S), self._writer.pipeline(transaction=False) as pipeline:
                 for key, value, ttl_s in entries:
                     if ttl_s > 0:
-                        pipeline.set(_name(key), value, px=max(1, int(ttl_s * 1000)))
+                        pipeline.set(name_of(key), value, px=max(1, int(ttl_s * 1000)))
                 await pipeline.execute()
         except _FAILED as error:
             self._lost("write", error)
@@ -155,10 +163,11 @@ class RedisCache:
         self._away_until = self._now() + _AWAY_S
 
 
-def _name(key: CacheKey) -> str:
-    return f"{_PREFIX}:{_quoted(key.tenant)}:{_quoted(key.model)}:{key.digest.hex()}"
+def name_of(key: CacheKey) -> str:
+    """Return where an entry lies in Redis."""
+    return f"{_PREFIX}:{quoted(key.tenant)}:{quoted(key.model)}:{key.digest.hex()}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Write a name without colons and without what patterns are made of."""
     return quote(text, safe="")
