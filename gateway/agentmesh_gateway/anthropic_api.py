@@ -6,6 +6,7 @@ from starlette.responses import Response
 from starlette.routing import Route as Page
 
 from agentmesh_gateway import anthropic_problems, cache_control, llm_streams, priorities, problems
+from agentmesh_gateway.answer_headers import headers_of
 from agentmesh_gateway.anthropic_events import Events, message_of
 from agentmesh_gateway.anthropic_messages import (
     CountTokensRequest,
@@ -48,7 +49,7 @@ class AnthropicApi:
             form = Events(wanted.model, request_id_of(request))
             return await llm_streams.respond(self._calls, asked, request, metadata, form)
         answer = await self._calls.unary("Generate", asked, request, metadata)
-        headers = {**_NO_STORE, **cache_control.outcome_header(answer.cache)}
+        headers = _NO_STORE | headers_of(answer)
         return Response(orjson.dumps(message_of(answer, wanted.model)), 200, headers, media_type=problems.JSON)
 
     async def _count(self, request: Request, metadata: Metadata) -> Response:

@@ -20,6 +20,7 @@ from agentmesh_gateway import (
     priorities,
     problems,
 )
+from agentmesh_gateway.answer_headers import cost_header, headers_of
 from agentmesh_gateway.json_bodies import validated
 from agentmesh_gateway.llm_calls import LlmCalls
 from agentmesh_gateway.openai_answers import Chunks, completion_of
@@ -70,7 +71,7 @@ class OpenAiApi:
             form = Chunks(wanted.model, include_usage=wanted.include_usage, logprobs=bool(wanted.logprobs))
             return await llm_streams.respond(self._calls, asked, request, metadata, form)
         answer = await self._calls.unary("Generate", asked, request, metadata)
-        return _json(completion_of(answer, wanted.model), cache_control.outcome_header(answer.cache))
+        return _json(completion_of(answer, wanted.model), headers_of(answer))
 
     async def _respond(self, request: Request, metadata: Metadata) -> Response:
         tree = await self._calls.read_object(request)
@@ -81,29 +82,32 @@ class OpenAiApi:
         if wanted.stream:
             return await llm_streams.respond(self._calls, asked, request, metadata, ResponseEvents(wanted))
         answer = await self._calls.unary("Generate", asked, request, metadata)
-        return _json(response_of(answer, wanted), cache_control.outcome_header(answer.cache))
+        return _json(response_of(answer, wanted), headers_of(answer))
 
     async def _embed(self, request: Request, metadata: Metadata) -> Response:
         wanted = validated(EmbeddingsRequest, await self._calls.read_object(request))
         asked = to_embed(wanted)
         cache_control.obey(request, asked.cache)
         answer = await self._calls.unary("Embed", asked, request, metadata)
+        headers = _NO_STORE | cost_header(answer.usage)
         # Megabytes of numbers would hold up every stream of the process.
         written = await asyncio.to_thread(lambda: orjson.dumps(embeddings_of(answer, wanted)))
-        return Response(written, media_type=problems.JSON, headers=_NO_STORE)
+        return Response(written, media_type=problems.JSON, headers=headers)
 
     async def _complete(self, request: Request, metadata: Metadata) -> Response:
         tree = await self._calls.read_object(request)
         wanted = validated(CompletionRequest, openai_completions.only_honoured(tree))
         asked = to_complete(wanted)
         cache_control.obey(request, asked.cache)
-        return _json(completions_of(await self._calls.unary("CompletePrompts", asked, request, metadata), wanted))
+        answer = await self._calls.unary("CompletePrompts", asked, request, metadata)
+        return _json(completions_of(answer, wanted), cost_header(answer.usage))
 
     async def _rerank(self, request: Request, metadata: Metadata) -> Response:
         wanted = validated(RerankRequest, await self._calls.read_object(request))
         asked = to_rerank(wanted)
         cache_control.obey(request, asked.cache)
-        return _json(results_of(await self._calls.unary("Rerank", asked, request, metadata), wanted))
+        answer = await self._calls.unary("Rerank", asked, request, metadata)
+        return _json(results_of(answer, wanted), cost_header(answer.usage))
 
 
 def _json(value: Any, headers: Mapping[str, str] = MappingProxyType({})) -> Response:

@@ -83,3 +83,15 @@ async def test_a_budget_that_does_not_cover_a_call_is_told_as_no_quota() -> None
         assert refused.json()["error"]["code"] == refused.json()["error"]["type"] == "insufficient_quota"
         assert refused.headers["x-should-retry"] == "false"
         assert not gate.fake.hits
+
+
+async def test_a_whole_answer_tells_its_cost_in_a_header_and_a_cached_one_none() -> None:
+    async with llm_gateway(llm={"prices": [{"models": "*", "input_usd": 2, "output_usd": 8}]}) as gate:
+        body = {**BODY, "temperature": 0}
+        answer = await gate.client.post(CHAT, json=body)
+        used = answer.json()["usage"]
+        cost = used["prompt_tokens"] * 2 + used["completion_tokens"] * 8
+        assert float(answer.headers["x-agentmesh-cost-usd"]) == pytest.approx(cost / 1e6)
+        assert "x-agentmesh-cost-usd" not in (await gate.client.post(CHAT, json=body)).headers
+        told = await gate.client.post(MESSAGES, json={**body, "max_tokens": 9, "temperature": 1})
+        assert float(told.headers["x-agentmesh-cost-usd"]) > 0
