@@ -1,4 +1,4 @@
-"""What a whole answer tells in headers: where it came from and what it cost. The vendors' bodies have no place for it."""
+"""What a whole answer tells in headers, because the vendors' bodies have no place for it: its origin and its cost."""
 
 from typing import Any, Final
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agentmesh.kit import config
 from tests.support.go_tools import go_tool
 from tests.support.markdown import Block, Terminal, blocks_of, says
 
@@ -25,6 +26,7 @@ RUN = {
     "from agentmesh.client import AsyncClient\n": "one task: True",
     "grpcurl ": '"text": "Hello Ada!"',
     "curl -sN": '"state":"TASK_STATE_COMPLETED"',
+    "from openai import": "Offline model: Rivers carry water.",
 }
 
 
@@ -42,11 +44,15 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_a_block_does_what_the_readme_says(block: Block, terminal: Terminal) -> None:
+def test_a_block_does_what_the_readme_says(block: Block, terminal: Terminal, tmp_path: Path) -> None:
     code = block.code.strip()
     if code in MAKE:
         steps = subprocess.run(["make", "-n", *code.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=True)
         assert MAKE[code] in steps.stdout
+    elif block.language == "yaml":
+        (tmp_path / "models.yaml").write_text(block.code)
+        settings = config.load(tmp_path / "models.yaml", environ={"OPENAI_API_KEY": "a-key"})
+        assert [provider.name for provider in settings.llm.providers] == ["openai", "local", "offline"]
     elif code != START and not code.startswith("# hello.py") and block.language != "mermaid":
         markers = [marker for marker in RUN if marker in block.code]
         assert len(markers) == 1, f"no test knows what {block} should do"
