@@ -11,6 +11,7 @@ from agentmesh.kit.errors import InvalidRequest, ResourceExhausted
 from agentmesh.kit.keyed_batching import KeyedBatcher
 from agentmesh_llm import dispatch, shares
 from agentmesh_llm.bills import Bill
+from agentmesh_llm.books.prices import Price
 from agentmesh_llm.cache_keys import CacheKey
 from agentmesh_llm.caching import AnswerCache, CacheUse, not_cached
 from agentmesh_llm.calls import Caller, CallRecord
@@ -247,10 +248,7 @@ class MicroBatcher(Generic[T, V]):
                 records.append,
                 operation=self._work.operation,
             )
-            pairs = zip(texts, batch.values, strict=True)
-            weights = [self._work.weight(group.terms, text, value) for text, value in pairs]
-            price = asked[-1].price
-            parts = shares.usages(batch.usage, weights, lambda part: 0 if price is None else price.of(part))
+            parts = self._parts(group, texts, batch, asked[-1].price)
         finally:
             _book(records, items, parts)
             for bill in bills:
@@ -258,6 +256,13 @@ class MicroBatcher(Generic[T, V]):
         _batches.labels(served.model.id).inc()
         _inputs.labels(served.model.id).inc(len(texts))
         return [_Made(value, part, batch.model, True) for value, part in zip(batch.values, parts, strict=True)]
+
+    def _parts(self, group: _Group[T], texts: Sequence[str], batch: Batch[V], price: Price | None) -> list[Usage]:
+        if len(texts) == 1:
+            return [batch.usage]
+        pairs = zip(texts, batch.values, strict=True)
+        weights = [self._work.weight(group.terms, text, value) for text, value in pairs]
+        return shares.usages(batch.usage, weights, lambda part: 0 if price is None else price.of(part))
 
 
 def _book(records: Sequence[CallRecord], items: Sequence[_Text], parts: Sequence[Usage]) -> None:

@@ -45,4 +45,6 @@ def usages(total: Usage, weights: Sequence[Weight], cost_of: Callable[[Usage], i
 def together(parts: Iterable[Usage]) -> Usage:
     """Add usages up."""
     several = list(parts)
+    if len(several) == 1:
+        return several[0]
     return Usage(**{name: sum(getattr(part, name) for part in several) for name in _COUNTS})

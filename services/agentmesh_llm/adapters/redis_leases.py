@@ -112,6 +112,7 @@ class RedisLeases:
         """See Leases."""
         if self._renewing is not None:
             self._renewing.cancel()
+            await asyncio.wait([self._renewing])
         for lease in list(self._held):
             self.release(lease)
         if self._releasing:
