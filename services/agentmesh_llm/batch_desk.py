@@ -115,8 +115,9 @@ class BatchDesk:
             return rough_tokens_of_texts(texts) + len(texts) * rough_tokens_of_texts([again])
 
         tab = self._accounts.open_tab(standing, served.deployments, tokens, output_tokens)
-        bill = Bill(standing.caller, partial(self._observe, tab), tab.close)
-        async with asyncio.timeout(min(timeout_s, served.total_timeout_s)):
+        deadline = asyncio.get_running_loop().time() + min(timeout_s, served.total_timeout_s)
+        bill = Bill(standing.caller, partial(self._observe, tab), tab.close, deadline)
+        async with asyncio.timeout_at(deadline):
             answered = await batcher.answer(bill, served, terms, texts, use, alike=alike)
         if not answered.asked:
             self._accounts.hit(standing, served.deployments[0])

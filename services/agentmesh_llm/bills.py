@@ -6,12 +6,16 @@ from agentmesh_llm.calls import Caller, Observer
 
 
 class Bill:
-    """Who pays for a request's texts; `close` is called once, when no call is under way that `observe` will hear of."""
+    """Who pays for a request's texts, and until when it waits, in the loop's time.
 
-    __slots__ = ("_calls", "_close", "_over", "caller", "observe")
+    `close` is called once, when no call is under way that `observe` will hear of.
+    """
 
-    def __init__(self, caller: Caller, observe: Observer, close: Callable[[], None]) -> None:
+    __slots__ = ("_calls", "_close", "_over", "caller", "deadline", "observe")
+
+    def __init__(self, caller: Caller, observe: Observer, close: Callable[[], None], deadline: float) -> None:
         self.caller = caller
+        self.deadline = deadline
         self.observe = observe
         self._close = close
         self._calls = 0

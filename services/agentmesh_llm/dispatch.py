@@ -78,7 +78,7 @@ async def stream(
 async def once(
     ways: Ways,
     ask: Callable[[Deployment], Awaitable[Batch[V]]],
-    timeout_s: float,
+    deadline: float,
     caller: Caller,
     observe: Observer,
     *,
@@ -86,14 +86,13 @@ async def once(
 ) -> Batch[V]:
     """Return what the first place answers that can, with one call and no stream; raise as `stream` does.
 
-    `operation` is what it is called in metrics and traces.
+    `operation` is what it is called in metrics and traces. Raises TimeoutError at `deadline`, in the loop's time.
     """
     tried: list[Deployment] = []
     last: MeshError | None = None
     while (one := ways.next(tried)) is not None:
         _note(tried, last)
         tried.append(one)
-        deadline = asyncio.get_running_loop().time() + timeout_s
         try:
             if not one.take():
                 async with asyncio.timeout_at(deadline):

@@ -243,7 +243,7 @@ class MicroBatcher(Generic[T, V]):
             batch = await dispatch.once(
                 Ways([served.deployments]),
                 ask,
-                served.total_timeout_s,
+                max(bill.deadline for bill in bills),  # nobody waits for it after that
                 _account(bills),
                 records.append,
                 operation=self._work.operation,

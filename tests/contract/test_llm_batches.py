@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names
+from agentmesh.kit.errors import DeadlineExceeded
 from agentmesh.kit.model_settings import Provider
 from agentmesh.kit.spend_settings import ModelPrice
 from tests.support.fake_provider import FakeProvider
@@ -94,6 +95,23 @@ async def test_a_tenant_with_many_callers_does_not_hold_up_another_where_they_sh
         fake.let_go.set()
         await asyncio.gather(first, *many, single)
     assert "single" in batches(fake)[before]
+
+
+async def test_texts_that_nobody_waits_for_any_more_are_not_sent(fake: FakeProvider) -> None:
+    busy = described(fake)
+    busy = busy.model_copy(update={"pool": busy.pool.model_copy(update={"max_in_flight": 1})})
+    async with llm_service(busy) as llm:
+        first = embed(llm, ["first"])
+        await until_asked(fake, 1)
+        request = pb.EmbedRequest(model="held", inputs=["late"])
+        with pytest.raises(DeadlineExceeded):
+            await llm.call("Embed", request, tenant="hasty", timeout_s=0.3)
+        while REGISTRY.get_sample_value(names.LLM_WAITING, {"provider": "fake", "priority": "interactive"}):
+            await asyncio.sleep(0.005)
+        fake.let_go.set()
+        await first
+        await embed(llm, ["next"])
+    assert batches(fake) == [["first"], ["next"]]
 
 
 @pytest.mark.parametrize("share", [False, True])

@@ -5,7 +5,7 @@ from agentmesh_llm.calls import Caller
 
 
 def bill(closed: list[str]) -> Bill:
-    return Bill(Caller("acme"), lambda record: None, lambda: closed.append("closed"))
+    return Bill(Caller("acme"), lambda record: None, lambda: closed.append("closed"), 0.0)
 
 
 def test_a_bill_without_calls_is_closed_when_the_request_ends() -> None:
