@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.batching import Batcher, QueueFull
@@ -19,11 +19,10 @@ from agentmesh_llm.catalogue import Served
 from agentmesh_llm.deployments import Deployment
 from agentmesh_llm.dispatch import Ways
 from agentmesh_llm.domain import Batch, Usage
-from agentmesh_llm.ports import Provider
+from agentmesh_llm.text_work import Work
 
 V = TypeVar("V")
 T = TypeVar("T", bound=Hashable)
-T_contra = TypeVar("T_contra", bound=Hashable, contravariant=True)
 
 _IN_FLIGHT = 4  # batches of one group
 _OVERLAP_AT = 64  # texts that wait make a further batch worth while
@@ -46,33 +45,6 @@ class Answered(Generic[V]):
     model: str
     cached: int
     asked: bool
-
-
-class Work(Protocol[T_contra, V]):
-    """What is done with texts; `terms` are what those of one call must have in common."""
-
-    kind: str
-    """Names it in the cache's metrics."""
-    operation: str
-    """Names it in metrics and traces of calls."""
-
-    def ask(self, provider: Provider, model: str, terms: T_contra, texts: Sequence[str]) -> Awaitable[Batch[V]]:
-        """Call a provider."""
-
-    def most(self, served: Served) -> int:
-        """Return how many texts go into one call."""
-
-    def weight(self, terms: T_contra, text: str, value: V) -> shares.Weight:
-        """Say how much of a call one text was."""
-
-    def keys(self, tenant: str, served: Served, terms: T_contra, texts: Sequence[str]) -> list[CacheKey]:
-        """Return where each text's value is kept."""
-
-    def write(self, value: V) -> bytes | None:
-        """Write a value for the cache; None for one that is not to be kept."""
-
-    def read(self, entry: bytes) -> V:
-        """Read a value from the cache."""
 
 
 @dataclass(frozen=True, slots=True)
