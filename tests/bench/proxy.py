@@ -90,7 +90,7 @@ async def started_proxy(folder: Path, *, log_to: Path | None = None, **settings:
     `settings` are environment variables, without their AGENTMESH_; the proxy's output goes to `log_to`.
     """
     folder.mkdir()
-    port, provider_port, lean_port = free_ports(2), free_ports(), free_ports()
+    port, provider_port, lean_port = free_ports(2), free_ports(), free_ports(2)
     log = folder / "provider.log"
     fake = Daemon(
         [sys.executable, "-m", "tests.support.fake_provider", "--port", str(provider_port), "--log", str(log)],
@@ -102,14 +102,17 @@ async def started_proxy(folder: Path, *, log_to: Path | None = None, **settings:
         log=log_to or folder / "proxy.out",
         environment=_environment(provider_port, lean_port, port + 1, settings),
     )
-    lean = Daemon(
-        [sys.executable, "-m", "tests.bench.lean_provider", "--port", str(lean_port)],
-        log=folder / "lean.out",
-        environment={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    lean, collector = (
+        Daemon(
+            [sys.executable, "-m", f"tests.bench.{module}", "--port", str(at)],
+            log=folder / f"{module}.out",
+            environment={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        for module, at in (("lean_provider", lean_port), ("collector", lean_port + 1))
     )
     address = f"127.0.0.1:{port}"
     with ExitStack() as daemons:
-        for daemon in (fake, lean, proxy):
+        for daemon in (fake, lean, collector, proxy):
             daemon.start()
             daemons.callback(daemon.kill)
         await asyncio.to_thread(proxy.until, partial(is_serving, names.LLM, address), timeout_s=_START_S)
@@ -220,5 +223,8 @@ def _environment(provider_port: int, lean_port: int, metrics_port: int, settings
         "AGENTMESH_SERVICES__LLM__METRICS_PORT": str(metrics_port),
         "AGENTMESH_LLM__PROVIDERS": json.dumps([provider, lean]),
         "AGENTMESH_LOGGING__LEVEL": "INFO",
+        "AGENTMESH_MONITORING__TRACING": "true",
+        "AGENTMESH_MONITORING__OTLP_ENDPOINT": f"http://127.0.0.1:{lean_port + 1}",
+        "AGENTMESH_MONITORING__SAMPLING_RATIO": "0.1",
         **{f"AGENTMESH_{name}": value for name, value in settings.items()},
     }
