@@ -7,7 +7,7 @@ import hmac
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,6 @@ from agentmesh.kit.errors import PermissionDenied, Unauthenticated, WrongState
 
 _REMEMBERED = 4096
 _HOLDERS = (*names.ROLES, names.OPERATOR)
-_MAX_VERIFIED = 4096  # task tokens that are known to be ours
 _TOKEN_FILE = "service-token"  # noqa: S105 - a file's name
 
 
@@ -135,20 +134,11 @@ class Authenticator:
     (development on loopback), a client without a key is the tenant `default`.
     """
 
-    def __init__(
-        self,
-        keyring: Keyring,
-        *,
-        anonymous: bool,
-        api_keys: Mapping[str, str] | None = None,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._now = now
+    def __init__(self, keyring: Keyring, *, anonymous: bool, api_keys: Mapping[str, str] | None = None) -> None:
         self._keyring = keyring
         self._anonymous = anonymous
         self._api_keys = dict(api_keys or {})
         self._default = Identity()
-        self._verified: dict[str, TaskClaims] = {}
 
     def identify(self, metadata: Mapping[str, str], access: Access) -> Identity:
         """Return who calls, or raise Unauthenticated or PermissionDenied."""
@@ -164,7 +154,7 @@ class Authenticator:
             raise PermissionDenied("this service of the mesh may not call here")
         task_token = metadata.get(names.TASK_TOKEN)
         if task_token:
-            claims = self._claims(task_token)
+            claims = self._keyring.verify(task_token)
             return Identity(tenant=claims.tenant, role=role, task=claims)
         if role == names.GATEWAY:
             # It has checked its client's credential itself. From anybody else the key means nothing.
@@ -175,16 +165,6 @@ class Authenticator:
         if role == names.RUNNER:
             raise Unauthenticated("a runner must show a task token", reason="TASK_TOKEN_MISSING")
         return Identity(tenant="", role=role)
-
-    def _claims(self, token: str) -> TaskClaims:
-        """Read a task token, by its signature the first time; whether it is over is looked at each time."""
-        claims = self._verified.get(token)
-        if claims is None or claims.expires_at < self._now():
-            claims = self._keyring.verify(token, self._now())
-            while len(self._verified) >= _MAX_VERIFIED:
-                del self._verified[next(iter(self._verified))]
-            self._verified[token] = claims
-        return claims
 
     def _client(self, key: str) -> Identity:
         if key:
