@@ -1,12 +1,16 @@
 """Counts each call to a provider. Labels come from the configuration and from fixed lists, never from a request."""
 
-from prometheus_client import Histogram
+from functools import lru_cache
+
+from prometheus_client import Counter, Histogram
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit import semantic_names as semantic
 from agentmesh_llm.books.records import NANO
 from agentmesh_llm.calls import CallRecord
+from agentmesh_llm.domain import Usage
 
+_MAX_SERIES = 4096  # whose labels are remembered
 _PLACE = ("provider", "model")
 _CALL = tuple(map(semantic.label, (semantic.OPERATION_NAME, semantic.PROVIDER_NAME, semantic.REQUEST_MODEL)))
 
@@ -33,31 +37,57 @@ _usage = Histogram(
 )
 
 
+class _Series:
+    """What is counted of one model at one provider; looking a label up costs more than counting."""
+
+    def __init__(self, operation: str, provider: str, model: str) -> None:
+        self._place = (provider, model)
+        self._call = (operation, provider, model)
+        self._ended: dict[str, tuple[Counter, Histogram]] = {}
+        self._kinds: dict[str, Counter] = {}
+        self._first_word = _first_word.labels(*self._call)
+        self._input = _usage.labels(*self._call, semantic.INPUT)
+        self._output = _usage.labels(*self._call, semantic.OUTPUT)
+        self._cost = _cost.labels(*self._place)
+
+    def count(self, record: CallRecord) -> None:
+        status = record.status
+        if status not in self._ended:
+            error_type = "" if status == "success" else status
+            self._ended[status] = (_calls.labels(*self._place, status), _duration.labels(*self._call, error_type))
+        calls, duration = self._ended[status]
+        calls.inc()
+        duration.observe(record.duration_s)
+        if record.first_word_s is not None:
+            self._first_word.observe(record.first_word_s)
+        self._count_usage(record.usage, "_estimated" if record.estimated else "")
+
+    def _count_usage(self, usage: Usage, suffix: str) -> None:
+        for kind, tokens in (
+            ("input", usage.input_tokens),
+            ("output", usage.output_tokens),
+            ("cached_input", usage.cached_input_tokens),
+            ("cache_write", usage.cache_write_tokens),
+            ("reasoning", usage.reasoning_tokens),
+        ):
+            if tokens > 0:
+                self._tokens(kind + suffix).inc(tokens)
+        if usage.input_tokens > 0:
+            self._input.observe(usage.input_tokens)
+        if usage.output_tokens > 0:
+            self._output.observe(usage.output_tokens)
+        if usage.cost_nano_usd:
+            self._cost.inc(usage.cost_nano_usd / NANO)
+
+    def _tokens(self, kind: str) -> Counter:
+        if kind not in self._kinds:
+            self._kinds[kind] = _tokens.labels(*self._place, kind)
+        return self._kinds[kind]
+
+
+_series = lru_cache(_MAX_SERIES)(_Series)
+
+
 def count(record: CallRecord) -> None:
     """Count a call that has ended."""
-    place = (record.provider, record.model)
-    call = (record.operation, *place)
-    _calls.labels(*place, record.status).inc()
-    _duration.labels(*call, "" if record.status == "success" else record.status).observe(record.duration_s)
-    if record.first_word_s is not None:
-        _first_word.labels(*call).observe(record.first_word_s)
-    _count_tokens(record, place, call)
-    if record.usage.cost_nano_usd:
-        _cost.labels(*place).inc(record.usage.cost_nano_usd / NANO)
-
-
-def _count_tokens(record: CallRecord, place: tuple[str, str], call: tuple[str, str, str]) -> None:
-    usage = record.usage
-    suffix = "_estimated" if record.estimated else ""
-    for kind, tokens in (
-        ("input", usage.input_tokens),
-        ("output", usage.output_tokens),
-        ("cached_input", usage.cached_input_tokens),
-        ("cache_write", usage.cache_write_tokens),
-        ("reasoning", usage.reasoning_tokens),
-    ):
-        if tokens > 0:
-            _tokens.labels(*place, kind + suffix).inc(tokens)
-    for kind, tokens in ((semantic.INPUT, usage.input_tokens), (semantic.OUTPUT, usage.output_tokens)):
-        if tokens > 0:
-            _usage.labels(*call, kind).observe(tokens)
+    _series(record.operation, record.provider, record.model).count(record)

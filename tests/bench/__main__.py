@@ -25,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--write takes a full run: without --quick, --only and --address")
     rows = [row for row in ROWS if row in options.only] or list(ROWS)
     if options.quick:
-        plan = Plan(rows, options.repeats or 1, load_s=1.0, probes=100, settle_s=2.0, address=options.address)
+        plan = Plan(
+            rows, options.repeats or 1, load_s=1.0, probes=100, settle_s=2.0, requests=4000, address=options.address
+        )
     else:
         plan = Plan(rows, options.repeats or 3, address=options.address)
     outcome = uvloop.run(run(plan))

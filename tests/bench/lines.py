@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 UNARY, EVENTS, PAIRS, IDLE_P50, IDLE_P99, START, MEMORY = "A1", "A2", "A3", "A4", "A5", "A6", "A7"
-ONE_CORE, ASKED = "A8", "A9"
+ONE_CORE, ASKED, DIRECT, CHUNK_P50, CHUNK_P99, BEFORE = "A8", "A9", "A10", "A11", "A12", "A13"
 
 ANCHORS = {
     UNARY: "raw grpc.aio unary echo of 50 bytes, 32 in flight, calls/s",
@@ -16,10 +16,15 @@ ANCHORS = {
     MEMORY: "the anchors' server, resident memory (RSS) before its first call, MiB",
     ONE_CORE: "as A1, the server on one core and the client on the other",
     ASKED: "requests that were made",
+    DIRECT: "the same streams straight from the provider, time to first text, p50 in ms",
+    CHUNK_P50: "the same, from a chunk's sending to its arrival, p50 in ms",
+    CHUNK_P99: "as A11, p99 in ms",
+    BEFORE: "the same process after a tenth as many requests, MiB",
 }
 
 TWO_ROUTERS = "the task's events go through one router, the watcher is on the other; the commit is inside the time"
 NOTES = (TWO_ROUTERS,)
+DEAD_SINKS = "llm-proxy, resident memory after 200,000 mixed requests, log unread, Redis gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +76,16 @@ LINES = (
     Line("B8/accept", "SubmitTask, accept only, 32 in flight", "tasks/s", UNARY, 0.5, 0.7),
     Line("B9/hits", "llm-proxy, a cached answer, 32 in flight, one core", "calls/s", ONE_CORE, 0.75, 0.9),
     _latency("B9/alone", "llm-proxy, a cached answer, one call at a time, p50", IDLE_P50, 0.5, 0.35),
+    Line("B10/misses", "llm-proxy, through to a provider, 32 in flight, one core", "calls/s", ONE_CORE, 0.36, 0.5),
+    _latency("B11/first-p50", "llm-proxy, added time to first token, 8 streams, p50", DIRECT, 2, 1.2),
+    _latency("B11/chunk-p50", "llm-proxy, added delay of a chunk, 8 streams, p50", CHUNK_P50, 0.5, 0.25),
+    _latency("B11/chunk-p99", "llm-proxy, added delay of a chunk, 8 streams, p99", CHUNK_P99, 2, 0.6),
+    Line("B12/chunks", "llm-proxy, relayed chunks, 16 streams, one core", "chunks/s", EVENTS, 12_000, 17_000, "figure"),
     Line("B14/calls", "the same question 200 times at once", "provider calls", ASKED, 1, 1, "figure", "lower"),
     Line("B15/calls", "256 texts to embed at once", "provider calls", ASKED, 8, 4, "figure", "lower"),
     Line("B16/start", "`agentmesh up` to all five SERVING", "s", START, 5, 3, "figure", "lower"),
     Line("B16/memory", "resident memory (RSS) of all five, idle", "MiB", MEMORY, 450, 350, "figure", "lower"),
+    Line("B17/memory", DEAD_SINKS, "MiB", BEFORE, 1.10, 1.03, "ratio", "lower"),
 )
 
 ROWS = tuple(dict.fromkeys(line.row for line in LINES))

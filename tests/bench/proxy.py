@@ -1,4 +1,7 @@
-"""Rows B9, B14 and B15: the llm-proxy alone, on a core of its own, over a provider that counts its calls."""
+"""Rows B9, B14 and B15: the llm-proxy alone, on a core of its own, over a provider that counts its calls.
+
+`proxy_relay` has the rows of what goes through to a provider, `proxy_memory` the one of what stays.
+"""
 
 import asyncio
 import json
@@ -6,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +25,7 @@ from agentmesh.kit.auth import Keyring, TaskClaims
 from agentmesh.kit.rpc_client import bearer, open_channel
 from tests.bench.anchors import Anchors
 from tests.bench.figures import Sample
+from tests.bench.lean_provider import MODELS, VECTORS
 from tests.bench.load import keep_in_flight, percentile
 from tests.bench.proof import WrongAnswer
 from tests.bench.target import settle
@@ -29,7 +33,7 @@ from tests.support.daemon import Daemon
 from tests.support.health import is_serving
 from tests.support.ports import free_ports
 
-PROXY_ROWS = ("B9", "B14", "B15")
+ROWS_HERE = ("B9", "B14", "B15")
 
 _SECRET = "a-secret-of-this-benchmark"
 _START_S = 20.0
@@ -47,12 +51,24 @@ class Proxy:
     log: Path
     pids: tuple[int, ...]
     """The proxy's process; it gets a core of its own."""
+    lean_pid: int
+    lean_url: str
+    """The provider that is as fast as can be."""
 
     async def generate(self, prompt: str, model: str) -> pb.GenerateResponse:
         """Ask for a repeatable answer."""
         message = pb.ChatMessage(role=pb.CHAT_ROLE_USER, parts=[types_pb2.Part(text=prompt)])
         request = pb.GenerateRequest(model=model, messages=[message], sampling=pb.Sampling(temperature=0))
         return await self._call(0, "Generate", request)  # type: ignore[no-any-return]
+
+    async def call(self, method: str, request: Any, *, connection: int = 0) -> Any:
+        """Make a unary call."""
+        return await self._call(connection, method, request)
+
+    def stream(self, request: pb.GenerateRequest) -> Any:
+        """Start a stream and return gRPC's call."""
+        message = pb.StreamGenerateRequest(request=request)
+        return self.stubs[0].StreamGenerate(message, timeout=_CALL_S, metadata=self.metadata)
 
     async def many(self, method: str, requests: list[Any]) -> list[Any]:
         """Make calls at once, over as many connections as they need."""
@@ -68,10 +84,13 @@ class Proxy:
 
 
 @asynccontextmanager
-async def started_proxy(folder: Path) -> AsyncIterator[Proxy]:
-    """Start a counting provider and an llm-proxy over it, and stop both at the end."""
+async def started_proxy(folder: Path, *, log_to: Path | None = None, **settings: str) -> AsyncIterator[Proxy]:
+    """Start a counting provider, a lean one and an llm-proxy over both, and stop all at the end.
+
+    `settings` are environment variables, without their AGENTMESH_; the proxy's output goes to `log_to`.
+    """
     folder.mkdir()
-    port, provider_port = free_ports(2), free_ports()
+    port, provider_port, lean_port = free_ports(2), free_ports(), free_ports(2)
     log = folder / "provider.log"
     fake = Daemon(
         [sys.executable, "-m", "tests.support.fake_provider", "--port", str(provider_port), "--log", str(log)],
@@ -80,12 +99,20 @@ async def started_proxy(folder: Path) -> AsyncIterator[Proxy]:
     )
     proxy = Daemon(
         [sys.executable, "-m", "agentmesh", "serve", "llm", "--data-dir", str(folder), "--port", str(port)],
-        log=folder / "proxy.out",
-        environment=_environment(provider_port, port + 1),
+        log=log_to or folder / "proxy.out",
+        environment=_environment(provider_port, lean_port, port + 1, settings),
+    )
+    lean, collector = (
+        Daemon(
+            [sys.executable, "-m", f"tests.bench.{module}", "--port", str(at)],
+            log=folder / f"{module}.out",
+            environment={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        for module, at in (("lean_provider", lean_port), ("collector", lean_port + 1))
     )
     address = f"127.0.0.1:{port}"
     with ExitStack() as daemons:
-        for daemon in (fake, proxy):
+        for daemon in (fake, lean, collector, proxy):
             daemon.start()
             daemons.callback(daemon.kill)
         await asyncio.to_thread(proxy.until, partial(is_serving, names.LLM, address), timeout_s=_START_S)
@@ -94,11 +121,12 @@ async def started_proxy(folder: Path) -> AsyncIterator[Proxy]:
         async with AsyncExitStack() as stack:
             channels = [await stack.enter_async_context(open_channel(address)) for _ in range(-(-_SINGLES // _STREAMS))]
             metadata = [*bearer(keyring.role_token(names.RUNNER)), (names.TASK_TOKEN, token)]
-            yield Proxy([rpc.LlmServiceStub(channel) for channel in channels], metadata, log, (proxy.pid,))
+            stubs = [rpc.LlmServiceStub(channel) for channel in channels]
+            yield Proxy(stubs, metadata, log, (proxy.pid,), lean.pid, f"http://127.0.0.1:{lean_port}/v1")
 
 
 async def measure(row: str, proxy: Proxy, anchors: Anchors, load_s: float, probes: int) -> Mapping[str, Sample]:
-    """Measure one of PROXY_ROWS."""
+    """Measure one of ROWS_HERE."""
     await settle()
     if row == "B9":
         with pinned(*proxy.pids, anchors.pid):
@@ -159,15 +187,22 @@ def pinned(*servers: int) -> Iterator[None]:
     every = [first, *others]
     try:
         for pid in servers:
-            psutil.Process(pid).cpu_affinity([first])
-        psutil.Process().cpu_affinity(others or every)
+            _put_on(pid, [first])
+        _put_on(os.getpid(), others or every)
         yield
     finally:
         for pid in (*servers, os.getpid()):
-            psutil.Process(pid).cpu_affinity(every)
+            _put_on(pid, every)
 
 
-def _environment(provider_port: int, metrics_port: int) -> dict[str, str]:
+def _put_on(pid: int, cores: list[int]) -> None:
+    """Put a process and every thread that it has on some cores; gRPC has threads of its own."""
+    for thread in psutil.Process(pid).threads():
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(thread.id, cores)
+
+
+def _environment(provider_port: int, lean_port: int, metrics_port: int, settings: Mapping[str, str]) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AGENTMESH_", "OPENAI_", "ANTHROPIC_"))}
     provider = {
         "name": "counting",
@@ -175,10 +210,21 @@ def _environment(provider_port: int, metrics_port: int) -> dict[str, str]:
         "models": ["ok", "slow:20"],
         "embedding_models": ["vectors"],
     }
+    lean = {
+        "name": "lean",
+        "base_url": f"http://127.0.0.1:{lean_port}/v1",
+        "models": list(MODELS),
+        "embedding_models": [VECTORS],
+        "pool": {"per_host": 64},
+    }
     return {
         **kept,
         "AGENTMESH_SERVICES__TOKEN": _SECRET,
         "AGENTMESH_SERVICES__LLM__METRICS_PORT": str(metrics_port),
-        "AGENTMESH_LLM__PROVIDERS": json.dumps([provider]),
+        "AGENTMESH_LLM__PROVIDERS": json.dumps([provider, lean]),
         "AGENTMESH_LOGGING__LEVEL": "INFO",
+        "AGENTMESH_MONITORING__TRACING": "true",
+        "AGENTMESH_MONITORING__OTLP_ENDPOINT": f"http://127.0.0.1:{lean_port + 1}",
+        "AGENTMESH_MONITORING__SAMPLING_RATIO": "0.1",
+        **{f"AGENTMESH_{name}": value for name, value in settings.items()},
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agentmesh.client import AsyncClient
-from tests.bench import latency, machine, proxy, throughput
+from tests.bench import latency, machine, proxy, proxy_memory, proxy_relay, throughput
 from tests.bench.anchors import Anchors
 from tests.bench.deployment import (
     BUILT_IN,
@@ -23,10 +23,14 @@ from tests.bench.deployment import (
 )
 from tests.bench.figures import Outcome, Sample
 from tests.bench.noise import Noise
-from tests.bench.proxy import PROXY_ROWS, started_proxy
+from tests.bench.proxy import started_proxy
 from tests.bench.target import Target
 
+PROXY_ROWS = (*proxy.ROWS_HERE, *proxy_relay.ROWS_HERE, *proxy_memory.ROWS_HERE)
+"""Rows of an llm-proxy alone."""
+
 _ROW_S = 60.0
+_LONG_ROW_S = 900.0
 _CONTACT_S = 5.0
 
 Measure = Callable[[Target, str], Awaitable[Mapping[str, Sample]]]
@@ -53,6 +57,8 @@ class Plan:
     load_s: float = 3.0
     probes: int = 400
     settle_s: float = 3.0
+    requests: int = 200_000
+    """Of row B17."""
     address: str | None = None
 
 
@@ -102,11 +108,14 @@ async def _repeat(plan: Plan, title: str, folder: Path, book: _Book) -> None:
             _say("starting the mesh on SQLite")
             async with started(folder / "data") as deployment:
                 await _measure_all(plan, title, embedded, deployment, anchors, book)
-        alone = [row for row in rows if row in PROXY_ROWS]
+        alone = [row for row in rows if row in (*proxy.ROWS_HERE, *proxy_relay.ROWS_HERE)]
         if alone:
             _say("starting an llm-proxy alone")
             async with started_proxy(folder / "proxy") as running_alone:
                 await _measure_proxy(plan, title, alone, running_alone, anchors, book)
+        if "B17" in rows:
+            _say(f"{title}: B17")
+            await _measure_memory(plan, book)
         others = [row for row in rows if row not in (*EMBEDDED_ROWS, *PROXY_ROWS)]
         if others:
             _say("starting the mesh on PostgreSQL")
@@ -137,12 +146,24 @@ async def _measure_proxy(
         _say(f"{title}: {row}")
         try:
             async with asyncio.timeout(_ROW_S):
-                measured = await proxy.measure(row, running, anchors, plan.load_s, plan.probes)
+                rows_of = proxy if row in proxy.ROWS_HERE else proxy_relay
+                measured = await rows_of.measure(row, running, anchors, plan.load_s, plan.probes)
         except Exception as error:  # noqa: BLE001 - as above
             book.failed(row, error)
             continue
         for key, sample in measured.items():
             book.samples.setdefault(key, []).append(sample)
+
+
+async def _measure_memory(plan: Plan, book: _Book) -> None:
+    try:
+        async with asyncio.timeout(_LONG_ROW_S):
+            measured = await proxy_memory.measure(plan.requests)
+    except Exception as error:  # noqa: BLE001 - as above
+        book.failed("B17", error)
+        return
+    for key, sample in measured.items():
+        book.samples.setdefault(key, []).append(sample)
 
 
 async def _measure(plan: Plan, row: str, deployment: Deployment, anchors: Anchors) -> Mapping[str, Sample]:

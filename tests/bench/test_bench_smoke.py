@@ -41,6 +41,17 @@ def test_the_rows_that_were_asked_for_are_measured_on_a_real_mesh() -> None:
         assert row["features"]
 
 
+def test_what_goes_through_the_llm_proxy_and_what_stays_in_it_is_measured() -> None:
+    code, document = _bench("--only", "B10,B11,B12,B17")
+
+    assert code == 0, document
+    assert {row["key"] for row in document["rows"]} == {
+        *("B10/misses", "B11/first-p50", "B11/chunk-p50", "B11/chunk-p99", "B12/chunks", "B17/memory"),
+    }
+    assert document["missing"] == []
+    assert all(row["figure"]["median"] > 0 for row in document["rows"])
+
+
 def test_a_row_that_can_not_be_measured_makes_the_run_fail() -> None:
     nobody = f"127.0.0.1:{free_ports()}"
 

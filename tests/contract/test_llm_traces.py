@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -68,10 +68,11 @@ async def test_a_call_is_a_span_of_its_callers_trace_in_the_conventions_words(
 async def test_a_batch_of_texts_is_a_span_too(fake: FakeProvider, collector: FakeCollector) -> None:
     served = provider(fake.base_url, embedding_models=["vectors"])
     async with llm_service(served, settings=_on(collector)) as llm:
+        llm.traceparent = TRACEPARENT
         await llm.call("Embed", pb.EmbedRequest(model="vectors", inputs=["a", "b"]))
 
     [span] = await collector.wait_for(1)
-    assert span.name == "embeddings vectors"
+    assert (span.name, span.trace_id.hex()) == ("embeddings vectors", TRACE)
     assert attributes_of(span)["gen_ai.usage.input_tokens"] == 2
 
 
@@ -161,11 +162,13 @@ def _content(span: Span) -> dict[str, Any]:
     return {name: json.loads(value) for name, value in attributes_of(span).items() if name.endswith(".messages")}
 
 
+@pytest.mark.parametrize("transport", ["http", "sdk"])
 @pytest.mark.parametrize("told", [False, True])
 async def test_a_provider_hears_of_the_trace_only_if_the_operator_wants_that(
-    fake: FakeProvider, collector: FakeCollector, told: bool
+    fake: FakeProvider, collector: FakeCollector, told: bool, transport: Literal["http", "sdk"]
 ) -> None:
-    served = provider(fake.base_url, embedding_models=["vectors"]).model_copy(update={"send_traceparent": told})
+    served = provider(fake.base_url, embedding_models=["vectors"], transport=transport)
+    served = served.model_copy(update={"send_traceparent": told})
     async with llm_service(served, settings=_on(collector)) as llm:
         llm.traceparent = TRACEPARENT
         await llm.call("Generate", ask("ok"))

@@ -124,6 +124,8 @@ class ProviderHttp:
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the bytes that came, waiting for some; none at the end."""
         try:
+            if ready := response.content.read_nowait():
+                return ready  # without a timer, which costs more than reading
             async with asyncio.timeout(self._pool.idle_timeout_s):
                 return await response.content.readany()
         except TimeoutError:
@@ -148,6 +150,8 @@ class ProviderHttp:
 
 async def _read_end(response: aiohttp.ClientResponse) -> None:
     """Read what follows the marker, normally nothing, so that the connection can be used again."""
+    if response.content.at_eof():
+        return
     try:
         async with asyncio.timeout(END_WAIT_S):
             while await response.content.readany():

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import httpx2
 
+from agentmesh.kit import names, tracing
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.model_settings import ProviderPool
 from agentmesh_llm.adapters import provider_errors as errors
@@ -151,7 +152,9 @@ class _Transport(httpx2.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request; the body of an answer other than 200 comes with it, as far as it is needed."""
         kept = [header for header in request.headers.multi_items() if _is_kept(header[0])]
-        request.headers = httpx2.Headers([*kept, *self._headers.items()])
+        traceparent = tracing.outgoing.get()
+        told = [(names.TRACEPARENT, traceparent)] if traceparent else []
+        request.headers = httpx2.Headers([*kept, *self._headers.items(), *told])
         response = await super().handle_async_request(request)
         if response.status_code == 200:
             return response

@@ -85,6 +85,17 @@ def test_a_runner_is_whoever_its_task_token_says() -> None:
     assert identity.task.task_id == "x"
 
 
+def test_a_task_token_that_was_good_before_is_refused_once_it_is_over_and_vouches_for_no_other() -> None:
+    token = KEYRING.sign(CLAIMS)
+    assert [KEYRING.verify(token, now=999.0) for _ in range(2)] == [CLAIMS, CLAIMS]
+    with pytest.raises(Unauthenticated):
+        KEYRING.verify(Keyring("another").sign(CLAIMS), now=999.0)
+    for _ in range(2):
+        with pytest.raises(Unauthenticated) as refused:
+            KEYRING.verify(token, now=1000.5)
+        assert refused.value.reason == "TASK_TOKEN_EXPIRED"
+
+
 def test_another_role_is_let_in_without_a_task_and_without_a_tenant() -> None:
     identity = authenticator(anonymous=True).identify(
         bearer(KEYRING.role_token(names.ROUTER)), Access.internal(names.ROUTER)
