@@ -23,10 +23,10 @@ async def fake() -> AsyncIterator[FakeProvider]:
         yield fake
 
 
-@pytest.fixture
-async def llm(fake: FakeProvider) -> AsyncIterator[LlmCaller]:
+@pytest.fixture(params=["http", "sdk"])
+async def llm(request: pytest.FixtureRequest, fake: FakeProvider) -> AsyncIterator[LlmCaller]:
     """The service with that provider."""
-    described = provider(fake.base_url, ["ok", "chat-only"])
+    described = provider(fake.base_url, ["ok", "chat-only"], transport=request.param)
     async with llm_service(described.model_copy(update={"completion_models": MODELS, "completion_batch": 8})) as llm:
         yield llm
 

@@ -24,10 +24,12 @@ async def fake() -> AsyncIterator[FakeProvider]:
         yield fake
 
 
-@pytest.fixture
-async def llm(fake: FakeProvider) -> AsyncIterator[LlmCaller]:
+@pytest.fixture(params=["http", "sdk"])
+async def llm(request: pytest.FixtureRequest, fake: FakeProvider) -> AsyncIterator[LlmCaller]:
     """The service with that provider."""
-    described = provider(fake.base_url, ["ok"]).model_copy(update={"rerank_models": MODELS, "rerank_batch": 8})
+    described = provider(fake.base_url, ["ok"], transport=request.param).model_copy(
+        update={"rerank_models": MODELS, "rerank_batch": 8}
+    )
     async with llm_service(described) as llm:
         yield llm
 
