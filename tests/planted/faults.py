@@ -173,4 +173,28 @@ FAULTS = (
         '            request.idempotency_key = f"{self.task_id}/{self.attempt}/{step.key}"\n',
         (_STEERING, "-k", "r14_a_call and sqlite and runner"),
     ),
+    Planted(
+        "S3",
+        "an answer is cached under a digest without the tenant",
+        "services/agentmesh_llm/cache_keys.py",
+        "    for part in (_VERSION, kind, tenant.encode(), model.provider.encode(), model.name.encode(), *parts):\n",
+        "    for part in (_VERSION, kind, model.provider.encode(), model.name.encode(), *parts):\n",
+        ("tests/unit/llm/test_cache_keys.py", "-k", "never_meet"),
+    ),
+    Planted(
+        "S12",
+        "what running calls may still cost is not set aside",
+        "services/agentmesh_llm/books/budgets.py",
+        "        running = self._set_aside.get(holder, 0) + cost\n",
+        "        running = cost\n",
+        ("tests/contract/test_llm_money.py", "-k", "calls_at_once"),
+    ),
+    Planted(
+        "S12",
+        "a key that was revoked is still good",
+        "services/agentmesh_llm/books/records.py",
+        "        return not self.revoked_ms and not (self.expires_ms and now_ms >= self.expires_ms)\n",
+        "        return not (self.expires_ms and now_ms >= self.expires_ms)\n",
+        ("tests/contract/test_gateway_keys.py", "-k", "revoked"),
+    ),
 )
