@@ -13,23 +13,23 @@ from agentmesh.kit.settings import Cache as CacheSettings
 from agentmesh.kit.settings import Settings
 from agentmesh.kit.tracing import open_tracer
 from agentmesh_llm.adapters.memory_cache import MemoryCache
+from agentmesh_llm.answers.caching import AnswerCache
+from agentmesh_llm.answers.leasing import Sharing
 from agentmesh_llm.books.accounts import Accounts
 from agentmesh_llm.books.budgets import Budgets
 from agentmesh_llm.books.keys import Keys
 from agentmesh_llm.books.ledger import Ledger
 from agentmesh_llm.books.records import Books
 from agentmesh_llm.books.windows import Windows
-from agentmesh_llm.caching import AnswerCache
-from agentmesh_llm.call_spans import recorder
-from agentmesh_llm.calls import Watch
 from agentmesh_llm.grpc_api import LlmApi
 from agentmesh_llm.key_api import KeyApi
-from agentmesh_llm.leasing import Sharing
-from agentmesh_llm.offering import Offering
 from agentmesh_llm.ports import CacheStore
 from agentmesh_llm.reloading import Reloader
+from agentmesh_llm.routing.offering import Offering
 from agentmesh_llm.service import ModelDesk
 from agentmesh_llm.settings import Bounds
+from agentmesh_llm.watching.call_spans import recorder
+from agentmesh_llm.watching.calls import Watch
 
 _DAY_S = 86_400
 _CONTENT_CHARACTERS = 16_000  # of a call's prompt and of its answer, in traces

@@ -9,16 +9,17 @@ from agentmesh.kit import names
 from agentmesh.kit.answers import fold
 from agentmesh.kit.errors import InvalidRequest
 from agentmesh.kit.rpc_server import Call
-from agentmesh_llm import batch_wire, checks, usage_wire, wire
-from agentmesh_llm.answer import Reader
+from agentmesh_llm import checks, usage_wire, wire
+from agentmesh_llm.answers.answer import Reader
+from agentmesh_llm.answers.caching import Recalled, whole_of
+from agentmesh_llm.answers.joining import JoinKey
+from agentmesh_llm.batches import batch_wire
+from agentmesh_llm.batches.reranking import best
 from agentmesh_llm.books.accounts import Standing
-from agentmesh_llm.caching import Recalled, whole_of
-from agentmesh_llm.calls import Caller
-from agentmesh_llm.catalogue import Served
 from agentmesh_llm.domain import Delta
-from agentmesh_llm.joining import JoinKey
-from agentmesh_llm.reranking import best
+from agentmesh_llm.routing.catalogue import Served
 from agentmesh_llm.service import ModelDesk
+from agentmesh_llm.watching.calls import Caller
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from agentmesh_llm.cache_keys import CacheKey
+from agentmesh_llm.answers.cache_keys import CacheKey
 from agentmesh_llm.domain import (
     Batch,
     Completion,

@@ -6,19 +6,20 @@ from functools import partial
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names, telemetry
-from agentmesh_llm import counting, dispatch
-from agentmesh_llm.answer import Batches, Reader, SharedAnswer
-from agentmesh_llm.batch_desk import BatchDesk
+from agentmesh_llm import counting
+from agentmesh_llm.answers.answer import Batches, Reader, SharedAnswer
+from agentmesh_llm.answers.cache_keys import answer_key
+from agentmesh_llm.answers.caching import AnswerCache, Recalled, entry_of, is_repeatable, not_cached
+from agentmesh_llm.answers.joining import Joiner, JoinKey
+from agentmesh_llm.answers.leasing import Sharing
+from agentmesh_llm.batches.batch_desk import BatchDesk
 from agentmesh_llm.books.accounts import Accounts, Standing, Tab
-from agentmesh_llm.cache_keys import answer_key
-from agentmesh_llm.caching import AnswerCache, Recalled, entry_of, is_repeatable, not_cached
-from agentmesh_llm.calls import CallRecord, Observer
-from agentmesh_llm.catalogue import Catalogue, Served
 from agentmesh_llm.counting import rough_tokens
 from agentmesh_llm.domain import Delta, Finish, Message, Model, Question
-from agentmesh_llm.joining import Joiner, JoinKey
-from agentmesh_llm.leasing import Sharing
+from agentmesh_llm.routing import dispatch
+from agentmesh_llm.routing.catalogue import Catalogue, Served
 from agentmesh_llm.settings import Bounds
+from agentmesh_llm.watching.calls import CallRecord, Observer
 
 _joined = telemetry.counter(names.LLM_JOINED_TOTAL, "Calls answered by a call that was there already")
 

@@ -8,7 +8,7 @@ import pytest
 
 from agentmesh_llm.adapters.memory_cache import MemoryCache
 from agentmesh_llm.adapters.redis_cache import RedisCache
-from agentmesh_llm.cache_keys import CacheKey
+from agentmesh_llm.answers.cache_keys import CacheKey
 from agentmesh_llm.ports import CacheStore
 from tests.support.redis import RedisServer
 

@@ -9,8 +9,8 @@ import pytest
 from agentmesh_llm.adapters.memory_cache import MemoryCache
 from agentmesh_llm.adapters.redis_cache import RedisCache
 from agentmesh_llm.adapters.redis_leases import RedisLeases
-from agentmesh_llm.cache_keys import CacheKey
-from agentmesh_llm.leasing import Lease
+from agentmesh_llm.answers.cache_keys import CacheKey
+from agentmesh_llm.answers.leasing import Lease
 from tests.support.redis import RedisServer
 
 TTL_S = 0.6

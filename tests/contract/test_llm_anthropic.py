@@ -10,7 +10,7 @@ from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit.errors import InvalidRequest, NotFound, ResourceExhausted, Unavailable, WrongState
 from agentmesh_llm.domain import EmbedQuestion
-from agentmesh_llm.offering import open_provider
+from agentmesh_llm.routing.offering import open_provider
 from tests.support.fake_anthropic import usage_for
 from tests.support.fake_openai import answer_for
 from tests.support.fake_provider import FakeProvider

@@ -14,8 +14,8 @@ from agentmesh.kit.config import ConfigError
 from agentmesh.kit.errors import Unavailable
 from agentmesh.kit.model_settings import Provider
 from agentmesh_llm.domain import Delta, Finish, Message, Question, Role, TextPart
-from agentmesh_llm.offering import open_provider
 from agentmesh_llm.ports import Provider as Port
+from agentmesh_llm.routing.offering import open_provider
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import ask, llm_service, provider
 from tests.support.llm_ways import WAYS, Way
@@ -125,7 +125,7 @@ def test_no_library_is_imported_for_our_own_connections() -> None:
     program = (
         "import sys\n"
         "from agentmesh.kit.model_settings import Provider\n"
-        "from agentmesh_llm.offering import open_provider\n"
+        "from agentmesh_llm.routing.offering import open_provider\n"
         "for kind in ('openai_compatible', 'anthropic'):\n"
         "    open_provider(Provider(name='a', kind=kind, base_url='http://127.0.0.1:9/v1', models='m'))\n"
         "print(*{'openai', 'anthropic', 'httpx', 'httpx2'} & sys.modules.keys())\n"

@@ -176,7 +176,7 @@ FAULTS = (
     Planted(
         "S3",
         "an answer is cached under a digest without the tenant",
-        "services/agentmesh_llm/cache_keys.py",
+        "services/agentmesh_llm/answers/cache_keys.py",
         "    for part in (_VERSION, kind, tenant.encode(), model.provider.encode(), model.name.encode(), *parts):\n",
         "    for part in (_VERSION, kind, model.provider.encode(), model.name.encode(), *parts):\n",
         ("tests/unit/llm/test_cache_keys.py", "-k", "never_meet"),

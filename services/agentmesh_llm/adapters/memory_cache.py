@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from agentmesh.kit import names, telemetry
-from agentmesh_llm.cache_keys import CacheKey
+from agentmesh_llm.answers.cache_keys import CacheKey
 
 _OVERHEAD_BYTES = 512  # an entry's key, number and places in the tables, roughly
 _LARGEST = 8  # an entry may take an eighth of all

@@ -15,6 +15,7 @@ from agentmesh_llm.adapters import provider_errors as errors
 from agentmesh_llm.adapters.offline_json import example_json
 from agentmesh_llm.adapters.offline_scores import score_of
 from agentmesh_llm.adapters.offline_vectors import MAX_DIMENSIONS, vector_of
+from agentmesh_llm.batches.shares import together
 from agentmesh_llm.domain import (
     Batch,
     Completion,
@@ -35,7 +36,6 @@ from agentmesh_llm.domain import (
     Usage,
     Vectors,
 )
-from agentmesh_llm.shares import together
 
 PREFIX = "Offline model:"
 _SENTENCES = 5

@@ -11,7 +11,7 @@ from agentmesh.kit import names, telemetry
 from agentmesh.kit.batching import Batcher, QueueFull
 from agentmesh.kit.redis_client import close_redis, open_redis
 from agentmesh_llm.adapters.memory_cache import MemoryCache
-from agentmesh_llm.cache_keys import CacheKey
+from agentmesh_llm.answers.cache_keys import CacheKey
 
 log = telemetry.logger(__name__)
 

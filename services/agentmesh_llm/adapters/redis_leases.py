@@ -11,8 +11,8 @@ from redis.exceptions import RedisError
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.redis_client import close_redis, open_redis
 from agentmesh_llm.adapters.redis_cache import name_of, quoted
-from agentmesh_llm.cache_keys import CacheKey
-from agentmesh_llm.leasing import Lease, Taken
+from agentmesh_llm.answers.cache_keys import CacheKey
+from agentmesh_llm.answers.leasing import Lease, Taken
 
 log = telemetry.logger(__name__)
 

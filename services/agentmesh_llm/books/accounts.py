@@ -9,9 +9,9 @@ from agentmesh_llm.books.budgets import NOTHING, Bound, Budgets, Reservation
 from agentmesh_llm.books.keys import Keys
 from agentmesh_llm.books.ledger import Ledger
 from agentmesh_llm.books.records import NANO, Account, Limits, Totals, UsageQuery, UsageSum, VirtualKey
-from agentmesh_llm.calls import Caller, CallRecord
-from agentmesh_llm.deployments import Deployment
 from agentmesh_llm.domain import Usage
+from agentmesh_llm.routing.deployments import Deployment
+from agentmesh_llm.watching.calls import Caller, CallRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A bill stays open until nothing more can come onto it."""
 
-from agentmesh_llm.bills import Bill
-from agentmesh_llm.calls import Caller
+from agentmesh_llm.batches.bills import Bill
+from agentmesh_llm.watching.calls import Caller
 
 
 def bill(closed: list[str]) -> Bill:

@@ -2,7 +2,7 @@
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit.answers import fold
-from agentmesh_llm.caching import entry_of
+from agentmesh_llm.answers.caching import entry_of
 from agentmesh_llm.domain import (
     Delta,
     Finish,

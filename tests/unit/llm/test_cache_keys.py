@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
-from agentmesh_llm import cache_keys
-from agentmesh_llm.cache_keys import answer_key, vector_keys
+from agentmesh_llm.answers import cache_keys
+from agentmesh_llm.answers.cache_keys import answer_key, vector_keys
+from agentmesh_llm.batches.shares import shared_out
 from agentmesh_llm.domain import Model
-from agentmesh_llm.shares import shared_out
 from tests.support.llm_service import ask
 
 MODEL = Model("ok", "ok", "fake", is_default=True, embeddings=False)

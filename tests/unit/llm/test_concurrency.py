@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from agentmesh.kit.errors import InvalidRequest, Overloaded, ResourceExhausted, Unavailable
-from agentmesh_llm.concurrency import CallLimit, LimitBounds
 from agentmesh_llm.domain import Priority
+from agentmesh_llm.routing.concurrency import CallLimit, LimitBounds
 
 INTERACTIVE, BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND
 

@@ -4,8 +4,8 @@ import pytest
 
 from agentmesh.kit.errors import InvalidRequest, MeshError, ResourceExhausted, Unavailable
 from agentmesh_llm.adapters.offline import OfflineProvider
-from agentmesh_llm.concurrency import CallLimit, LimitBounds
-from agentmesh_llm.deployments import Attempted, Deployment, Offer, next_of, soonest
+from agentmesh_llm.routing.concurrency import CallLimit, LimitBounds
+from agentmesh_llm.routing.deployments import Attempted, Deployment, Offer, next_of, soonest
 
 
 class Clock:

@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Sequence
 import pytest
 
 from agentmesh.kit.errors import Canceled, Unavailable
-from agentmesh_llm.answer import Reader, SharedAnswer
+from agentmesh_llm.answers.answer import Reader, SharedAnswer
+from agentmesh_llm.answers.joining import Joiner, JoinKey
 from agentmesh_llm.domain import Delta, Finish, FinishReason, TextDelta, Usage
-from agentmesh_llm.joining import Joiner, JoinKey
 from agentmesh_llm.settings import Bounds
 
 PIECE = TextDelta("x" * 1000)

@@ -1,6 +1,7 @@
 """An answer that was kept comes back in the pieces that it was made of."""
 
-from agentmesh_llm.caching import entry_of
+from agentmesh_llm.answers.caching import entry_of
+from agentmesh_llm.answers.replay import deltas_of
 from agentmesh_llm.domain import (
     Delta,
     Finish,
@@ -14,7 +15,6 @@ from agentmesh_llm.domain import (
     ToolCallDelta,
     Usage,
 )
-from agentmesh_llm.replay import deltas_of
 
 MODEL = Model("ok", "ok", "fake", is_default=True, embeddings=False)
 

@@ -3,11 +3,11 @@
 from collections.abc import Awaitable, Hashable, Sequence
 from typing import Protocol, TypeVar
 
-from agentmesh_llm.cache_keys import CacheKey
-from agentmesh_llm.catalogue import Served
+from agentmesh_llm.answers.cache_keys import CacheKey
+from agentmesh_llm.batches.shares import Weight
 from agentmesh_llm.domain import Batch
 from agentmesh_llm.ports import Provider
-from agentmesh_llm.shares import Weight
+from agentmesh_llm.routing.catalogue import Served
 
 V = TypeVar("V")
 T_contra = TypeVar("T_contra", bound=Hashable, contravariant=True)

@@ -8,17 +8,17 @@ from typing import TypeVar
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names
 from agentmesh.kit.errors import InvalidRequest
-from agentmesh_llm.bills import Bill
+from agentmesh_llm.answers.caching import AnswerCache, CacheUse
+from agentmesh_llm.batches.bills import Bill
+from agentmesh_llm.batches.completing import Completing
+from agentmesh_llm.batches.embedding import Embedding
+from agentmesh_llm.batches.microbatch import Answered, MicroBatcher
+from agentmesh_llm.batches.reranking import Reranking
 from agentmesh_llm.books.accounts import Accounts, Standing, Tab
-from agentmesh_llm.caching import AnswerCache, CacheUse
-from agentmesh_llm.calls import CallRecord
-from agentmesh_llm.catalogue import Catalogue, Served
-from agentmesh_llm.completing import Completing
 from agentmesh_llm.counting import rough_tokens_of_texts
 from agentmesh_llm.domain import Ability, Completion, EmbedQuestion, PromptsQuestion, RerankQuestion
-from agentmesh_llm.embedding import Embedding
-from agentmesh_llm.microbatch import Answered, MicroBatcher
-from agentmesh_llm.reranking import Reranking
+from agentmesh_llm.routing.catalogue import Catalogue, Served
+from agentmesh_llm.watching.calls import CallRecord
 
 T = TypeVar("T", bound=Hashable)
 V = TypeVar("V")

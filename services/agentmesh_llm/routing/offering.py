@@ -9,11 +9,11 @@ from agentmesh.kit import telemetry
 from agentmesh.kit.model_settings import Llm
 from agentmesh.kit.model_settings import Provider as ProviderSettings
 from agentmesh_llm.books.prices import Price, PriceList
-from agentmesh_llm.calls import Server, Watch
-from agentmesh_llm.catalogue import Alias, Catalogue
-from agentmesh_llm.concurrency import CallLimit, LimitBounds
-from agentmesh_llm.deployments import Deployment, Offer
 from agentmesh_llm.ports import Provider
+from agentmesh_llm.routing.catalogue import Alias, Catalogue
+from agentmesh_llm.routing.concurrency import CallLimit, LimitBounds
+from agentmesh_llm.routing.deployments import Deployment, Offer
+from agentmesh_llm.watching.calls import Server, Watch
 
 log = telemetry.logger(__name__)
 

@@ -1,7 +1,7 @@
 """Between the contract's messages about documents and prompts and the domain."""
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
-from agentmesh_llm.batch_checks import check_prompts, check_rerank
+from agentmesh_llm.batches.batch_checks import check_prompts, check_rerank
 from agentmesh_llm.domain import Completion, PromptsQuestion, RerankQuestion
 from agentmesh_llm.wire import from_reason, from_sampling, to_reason
 

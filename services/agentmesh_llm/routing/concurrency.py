@@ -10,7 +10,7 @@ from typing import Final
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import Overloaded, ResourceExhausted
 from agentmesh_llm.domain import Priority
-from agentmesh_llm.waiting import Line, Waiter
+from agentmesh_llm.routing.waiting import Line, Waiter
 
 _SHRINKS_TO: Final = 0.5
 _SMOOTHING: Final = 0.2

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit.semantic_names import TEXT_COMPLETION
 from agentmesh_llm import counting
-from agentmesh_llm.batch_wire import from_completion, to_completion
-from agentmesh_llm.cache_keys import CacheKey, completion_keys
-from agentmesh_llm.catalogue import Served
+from agentmesh_llm.answers.cache_keys import CacheKey, completion_keys
+from agentmesh_llm.batches.batch_wire import from_completion, to_completion
+from agentmesh_llm.batches.shares import Weight
 from agentmesh_llm.domain import Batch, Completion, FinishReason, PromptsQuestion, Sampling
 from agentmesh_llm.ports import Provider
-from agentmesh_llm.shares import Weight
+from agentmesh_llm.routing.catalogue import Served
 
 _WHOLE = (FinishReason.STOP, FinishReason.LENGTH)
 

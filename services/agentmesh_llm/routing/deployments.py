@@ -6,10 +6,10 @@ from typing import Final
 
 from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable
 from agentmesh_llm.books.prices import Price
-from agentmesh_llm.calls import Server, Watch
-from agentmesh_llm.concurrency import CallLimit
 from agentmesh_llm.domain import Priority
 from agentmesh_llm.ports import Provider
+from agentmesh_llm.routing.concurrency import CallLimit
+from agentmesh_llm.watching.calls import Server, Watch
 
 _OPEN_AFTER: Final = 5
 """Failures in a row after which a place is left alone for a while."""

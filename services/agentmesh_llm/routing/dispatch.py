@@ -10,12 +10,12 @@ from typing import TypeVar
 from agentmesh.kit import names, telemetry, tracing
 from agentmesh.kit.errors import MeshError, NotFound, ResourceExhausted, Unavailable, Unsupported, WrongState
 from agentmesh.kit.semantic_names import CHAT
-from agentmesh_llm import call_metrics
-from agentmesh_llm.call_content import Transcript
-from agentmesh_llm.calls import Caller, CallRecord, Observer
 from agentmesh_llm.counting import characters_of, roughly
-from agentmesh_llm.deployments import Deployment, next_of, soonest
 from agentmesh_llm.domain import Batch, Delta, Finish, Priority, Question, Usage, size_of_text
+from agentmesh_llm.routing.deployments import Deployment, next_of, soonest
+from agentmesh_llm.watching import call_metrics
+from agentmesh_llm.watching.call_content import Transcript
+from agentmesh_llm.watching.calls import Caller, CallRecord, Observer
 
 log = telemetry.logger(__name__)
 V = TypeVar("V")

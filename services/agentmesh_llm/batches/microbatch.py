@@ -9,17 +9,18 @@ from agentmesh.kit import names, telemetry
 from agentmesh.kit.batching import Batcher, QueueFull
 from agentmesh.kit.errors import InvalidRequest, ResourceExhausted
 from agentmesh.kit.keyed_batching import KeyedBatcher
-from agentmesh_llm import dispatch, shares
-from agentmesh_llm.bills import Bill
+from agentmesh_llm.answers.cache_keys import CacheKey
+from agentmesh_llm.answers.caching import AnswerCache, CacheUse, not_cached
+from agentmesh_llm.batches import shares
+from agentmesh_llm.batches.bills import Bill
+from agentmesh_llm.batches.text_work import Work
 from agentmesh_llm.books.prices import Price
-from agentmesh_llm.cache_keys import CacheKey
-from agentmesh_llm.caching import AnswerCache, CacheUse, not_cached
-from agentmesh_llm.calls import Caller, CallRecord
-from agentmesh_llm.catalogue import Served
-from agentmesh_llm.deployments import Deployment
-from agentmesh_llm.dispatch import Ways
 from agentmesh_llm.domain import Batch, Usage
-from agentmesh_llm.text_work import Work
+from agentmesh_llm.routing import dispatch
+from agentmesh_llm.routing.catalogue import Served
+from agentmesh_llm.routing.deployments import Deployment
+from agentmesh_llm.routing.dispatch import Ways
+from agentmesh_llm.watching.calls import Caller, CallRecord
 
 V = TypeVar("V")
 T = TypeVar("T", bound=Hashable)

@@ -7,8 +7,8 @@ from prometheus_client import Counter, Histogram
 from agentmesh.kit import names, telemetry
 from agentmesh.kit import semantic_names as semantic
 from agentmesh_llm.books.records import NANO
-from agentmesh_llm.calls import CallRecord
 from agentmesh_llm.domain import Usage
+from agentmesh_llm.watching.calls import CallRecord
 
 _MAX_SERIES = 4096  # whose labels are remembered
 _PLACE = ("provider", "model")

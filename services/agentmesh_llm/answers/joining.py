@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import AlreadyExists, Canceled
-from agentmesh_llm.answer import Batches, Reader, SharedAnswer
+from agentmesh_llm.answers.answer import Batches, Reader, SharedAnswer
 from agentmesh_llm.settings import Bounds
 
 _kept = telemetry.gauge(names.LLM_KEPT_BYTES, "Of answers that can be joined")

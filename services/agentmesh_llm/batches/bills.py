@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from agentmesh_llm.calls import Caller, Observer
+from agentmesh_llm.watching.calls import Caller, Observer
 
 
 class Bill:

@@ -3,7 +3,7 @@
 from agentmesh.kit import semantic_names as semantic
 from agentmesh.kit import tracing
 from agentmesh.kit.tracing import Span, Tracer, Value, new_span_id
-from agentmesh_llm.calls import CallRecord, Observer
+from agentmesh_llm.watching.calls import CallRecord, Observer
 
 
 def recorder(tracer: Tracer) -> Observer:

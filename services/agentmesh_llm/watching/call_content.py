@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from agentmesh_llm.calls import Content
 from agentmesh_llm.domain import (
     DataPart,
     Delta,
@@ -16,6 +15,7 @@ from agentmesh_llm.domain import (
     TextDelta,
     ToolCallDelta,
 )
+from agentmesh_llm.watching.calls import Content
 
 
 class Transcript:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from agentmesh.kit import names, telemetry
-from agentmesh_llm.answer import Batches
-from agentmesh_llm.cache_keys import CacheKey
-from agentmesh_llm.replay import deltas_of
+from agentmesh_llm.answers.answer import Batches
+from agentmesh_llm.answers.cache_keys import CacheKey
+from agentmesh_llm.answers.replay import deltas_of
 
 _FIRST_PAUSE_S: Final = 0.01
 _LONGEST_PAUSE_S: Final = 0.2

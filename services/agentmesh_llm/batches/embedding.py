@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from agentmesh.kit.floats import packed, unpacked
 from agentmesh.kit.semantic_names import EMBEDDINGS
 from agentmesh_llm import counting
-from agentmesh_llm.cache_keys import CacheKey, vector_keys
-from agentmesh_llm.catalogue import Served
+from agentmesh_llm.answers.cache_keys import CacheKey, vector_keys
+from agentmesh_llm.batches.shares import Weight
 from agentmesh_llm.domain import Batch, EmbedQuestion
 from agentmesh_llm.ports import Provider
-from agentmesh_llm.shares import Weight
+from agentmesh_llm.routing.catalogue import Served
 
 
 class Embedding:

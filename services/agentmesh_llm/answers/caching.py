@@ -11,7 +11,7 @@ from agentmesh.kit import names, telemetry
 from agentmesh.kit.answers import fold
 from agentmesh.kit.errors import NotFound
 from agentmesh_llm import wire
-from agentmesh_llm.cache_keys import CacheKey
+from agentmesh_llm.answers.cache_keys import CacheKey
 from agentmesh_llm.domain import (
     Delta,
     Finish,

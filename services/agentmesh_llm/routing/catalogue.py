@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from agentmesh.kit.errors import InvalidRequest, NotFound
-from agentmesh_llm.deployments import Deployment, Offer
-from agentmesh_llm.dispatch import Ways
 from agentmesh_llm.domain import Ability, Model
+from agentmesh_llm.routing.deployments import Deployment, Offer
+from agentmesh_llm.routing.dispatch import Ways
 
 
 @dataclass(frozen=True, slots=True)
