@@ -1,5 +1,6 @@
 """Real servers that tests share: started when the first test of a worker asks for them, gone at its end."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -31,7 +32,14 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def redis(redis_server: RedisServer) -> RedisServer:
-    """The shared Redis server, emptied."""
+def redis(redis_server: RedisServer) -> Iterator[RedisServer]:
+    """The shared Redis server, emptied.
+
+    A worker that has run a thousand tests holds so many objects that a full garbage collection takes longer than
+    services wait for Redis: what is there already is left out of it, as services do when they start.
+    """
     redis_server.flush()
-    return redis_server
+    gc.collect()
+    gc.freeze()
+    yield redis_server
+    gc.unfreeze()
