@@ -3,11 +3,11 @@
 from typing import Any, Final
 
 from agentmesh.api.types.v1 import types_pb2
+from agentmesh.kit.usages import NANO
 from agentmesh_gateway import cache_control
 
 COST: Final = "x-agentmesh-cost-usd"
 """What the call cost in US dollars, by the operator's prices."""
-_NANO: Final = 1_000_000_000
 
 
 def headers_of(answer: Any) -> dict[str, str]:
@@ -18,4 +18,4 @@ def headers_of(answer: Any) -> dict[str, str]:
 def cost_header(usage: types_pb2.Usage) -> dict[str, str]:
     """Return the header for what a call cost, none where it has no price."""
     cost = usage.cost_nano_usd
-    return {COST: f"{cost // _NANO}.{cost % _NANO:09d}"} if cost else {}
+    return {COST: f"{cost // NANO}.{cost % NANO:09d}"} if cost else {}

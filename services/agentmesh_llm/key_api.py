@@ -4,10 +4,11 @@ import time
 
 from agentmesh.api.llm.v1 import key_service_pb2 as pb
 from agentmesh.kit import names
-from agentmesh.kit.errors import InvalidRequest, PermissionDenied
+from agentmesh.kit.errors import PermissionDenied
 from agentmesh.kit.rpc_server import Call
 from agentmesh_llm import usage_wire
 from agentmesh_llm.books.keys import Keys
+from agentmesh_llm.checks import refuse
 
 _DIGEST_BYTES = 32
 
@@ -42,8 +43,7 @@ class KeyApi:
     async def verify_key(self, request: pb.VerifyKeyRequest, call: Call) -> pb.VerifyKeyResponse:
         """Say whose a key is."""
         if len(request.sha256) != _DIGEST_BYTES:
-            text = f"must be {_DIGEST_BYTES} bytes"
-            raise InvalidRequest("the request has wrong fields", violations=[("sha256", text)])
+            refuse([("sha256", f"must be {_DIGEST_BYTES} bytes")])
         return pb.VerifyKeyResponse(key=usage_wire.to_key(await self._keys.verify(request.sha256.hex())))
 
 

@@ -6,8 +6,8 @@ from datetime import date
 
 from agentmesh.api.llm.v1 import key_service_pb2, llm_service_pb2
 from agentmesh.api.types.v1 import types_pb2
-from agentmesh.kit.errors import InvalidRequest
 from agentmesh_llm.books.records import By, Limits, Totals, UsageQuery, UsageSum, VirtualKey
+from agentmesh_llm.checks import refuse
 
 _Request = llm_service_pb2.GetUsageRequest
 _BY = {
@@ -34,7 +34,7 @@ def from_request(request: _Request, tenant: str, *, today: str) -> UsageQuery:
         violations.append(("from_day", "must not be after to_day"))
     if not 0 <= request.limit <= _MAX_LIMIT:
         violations.append(("limit", f"must be from 0 to {_MAX_LIMIT}"))
-    _refuse(violations)
+    refuse(violations)
     return UsageQuery(
         by=tuple(dict.fromkeys(_BY[by] for by in request.by)),
         from_day=days["from_day"],
@@ -55,7 +55,7 @@ def to_response(query: UsageQuery, sums: Sequence[UsageSum]) -> llm_service_pb2.
 
 def limits_of(key: key_service_pb2.VirtualKey, now_s: float) -> Limits:
     """Return a wanted key's limits; raise InvalidRequest if anything about the key is wrong."""
-    _refuse(list(_faults(key, now_s)))
+    refuse(list(_faults(key, now_s)))
     return Limits(*(getattr(key, name) for name in _BOUNDS))
 
 
@@ -121,8 +121,3 @@ def _is_day(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _refuse(violations: list[tuple[str, str]]) -> None:
-    if violations:
-        raise InvalidRequest("the request has wrong fields", violations=violations)

@@ -12,8 +12,8 @@ from agentmesh.cli import failures
 from agentmesh.cli.operating import Proxy, operate, operator_options
 from agentmesh.cli.output import note, print_json, print_table, shortened, time_text
 from agentmesh.cli.times import DurationType
+from agentmesh.kit.usages import NANO
 
-_NANO = 1_000_000_000
 _USD = click.FloatRange(0, 1_000_000_000)
 _PER_MINUTE = click.IntRange(0, 1_000_000_000)
 
@@ -57,8 +57,8 @@ def create(
     key = pb.VirtualKey(
         name=name,
         models=[model.strip() for model in models.split(",") if model.strip()],
-        budget_day_nano_usd=round(budget_day * _NANO),
-        budget_month_nano_usd=round(budget_month * _NANO),
+        budget_day_nano_usd=round(budget_day * NANO),
+        budget_month_nano_usd=round(budget_month * NANO),
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
         expire_time=None if expires_s is None else _moment(time.time() + expires_s),
@@ -129,8 +129,8 @@ def _row(key: pb.VirtualKey) -> tuple[str, ...]:
 
 def _limits(key: pb.VirtualKey) -> str:
     said = [
-        f"${key.budget_day_nano_usd / _NANO:g}/day" if key.budget_day_nano_usd else "",
-        f"${key.budget_month_nano_usd / _NANO:g}/month" if key.budget_month_nano_usd else "",
+        f"${key.budget_day_nano_usd / NANO:g}/day" if key.budget_day_nano_usd else "",
+        f"${key.budget_month_nano_usd / NANO:g}/month" if key.budget_month_nano_usd else "",
         f"{key.requests_per_minute} requests/min" if key.requests_per_minute else "",
         f"{key.tokens_per_minute} tokens/min" if key.tokens_per_minute else "",
     ]

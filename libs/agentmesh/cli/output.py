@@ -13,6 +13,7 @@ from agentmesh.api.task.v1 import events_pb2, task_pb2
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.client import Event
 from agentmesh.client.fold import text_of
+from agentmesh.kit.usages import NANO
 
 _MAX_SHOWN = 120
 
@@ -100,7 +101,7 @@ def usage_line(usage: types_pb2.Usage) -> str:
     cached = f" ({usage.cached_input_tokens} cached)" if usage.cached_input_tokens else ""
     model = f" of {usage.model}" if usage.model else ""
     calls = f"{usage.llm_calls} model call{'' if usage.llm_calls == 1 else 's'}"
-    cost = f", ${usage.cost_nano_usd / 1e9:.6f}" if usage.cost_nano_usd else ""
+    cost = f", ${usage.cost_nano_usd / NANO:.6f}" if usage.cost_nano_usd else ""
     return f"{calls}{model}: {usage.input_tokens} tokens in{cached}, {usage.output_tokens} out{cost}"
 
 

@@ -9,8 +9,8 @@ from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.cli import failures
 from agentmesh.cli.operating import Proxy, operate, operator_options
 from agentmesh.cli.output import note, print_json, print_table
+from agentmesh.kit.usages import NANO
 
-_NANO = 1_000_000_000
 _BY = {
     "tenant": pb.GetUsageRequest.BY_TENANT,
     "key": pb.GetUsageRequest.BY_KEY,
@@ -84,7 +84,7 @@ def _counts(one: pb.UsageSum) -> tuple[str, ...]:
         str(used.input_tokens),
         str(used.cached_input_tokens),
         str(used.output_tokens),
-        f"{used.cost_nano_usd / _NANO:.6f}",
+        f"{used.cost_nano_usd / NANO:.6f}",
     )
 
 

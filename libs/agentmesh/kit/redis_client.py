@@ -4,6 +4,15 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+COUNT_ALIVE = """
+local now = redis.call('TIME')[1]
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. (now - ARGV[2]))
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return redis.call('ZCARD', KEYS[1])
+"""
+"""A script that notes that ARGV[1] lives and returns how many did so within ARGV[2] seconds, at KEYS[1]."""
+
 
 def open_redis(url: str, *, pool_size: int, deadline_s: float) -> Redis:
     """Return a client that waits at most `deadline_s` for a free connection, for a new one, or for an answer.

@@ -4,6 +4,8 @@ from typing import Final
 
 from agentmesh.api.types.v1 import types_pb2
 
+NANO: Final = 1_000_000_000
+"""Money is counted in whole billionths of a US dollar."""
 COUNTS: Final = tuple(field.name for field in types_pb2.Usage.DESCRIPTOR.fields if field.type == field.TYPE_INT64)
 """The fields of a Usage that are counts."""
 

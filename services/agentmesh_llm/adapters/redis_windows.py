@@ -7,7 +7,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from agentmesh.kit import telemetry
-from agentmesh.kit.redis_client import close_redis, open_redis
+from agentmesh.kit.redis_client import COUNT_ALIVE, close_redis, open_redis
 from agentmesh_llm.books.windows import Name, Windows
 
 log = telemetry.logger(__name__)
@@ -21,14 +21,6 @@ _KEEP_S = 180
 _ALIVE_S = 15
 _FAILED = (RedisError, OSError, TimeoutError)
 
-_BEAT = """
-local now = tonumber(redis.call('TIME')[1])
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-return redis.call('ZCARD', KEYS[1])
-"""
-
 
 class RedisWindows:
     """Keeps `windows` in step with those of the other llm-proxies.
@@ -41,7 +33,7 @@ class RedisWindows:
         self._windows = windows
         self._name = uuid.uuid4().hex
         self._redis = open_redis(url, pool_size=pool_size, deadline_s=_DEADLINE_S)
-        self._beat: Any = self._redis.register_script(_BEAT)
+        self._beat: Any = self._redis.register_script(COUNT_ALIVE)
         self.proxies = 1
         """How many are known to live, this one included."""
 

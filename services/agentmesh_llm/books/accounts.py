@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from agentmesh.kit.errors import PermissionDenied
 from agentmesh.kit.spend_settings import Spending, SpendLimits
+from agentmesh.kit.usages import NANO
 from agentmesh_llm.books.budgets import NOTHING, Bound, Budgets, Reservation
 from agentmesh_llm.books.keys import Keys
 from agentmesh_llm.books.ledger import Ledger
-from agentmesh_llm.books.records import NANO, Account, Limits, Totals, UsageQuery, UsageSum, VirtualKey
+from agentmesh_llm.books.records import Account, Limits, Totals, UsageQuery, UsageSum, VirtualKey
 from agentmesh_llm.domain import Usage
 from agentmesh_llm.routing.deployments import Deployment
 from agentmesh_llm.watching.calls import Caller, CallRecord

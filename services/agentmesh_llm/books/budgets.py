@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, ResourceExhausted
+from agentmesh.kit.usages import NANO
 from agentmesh_llm.books.ledger import Holder, Ledger
-from agentmesh_llm.books.records import NANO, Limits
+from agentmesh_llm.books.records import Limits
 from agentmesh_llm.books.windows import MINUTE_S, Windows
 
 _LONGEST_HINT_S = 3600.0

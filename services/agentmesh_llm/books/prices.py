@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from agentmesh.kit.spend_settings import ModelPrice
-from agentmesh_llm.books.records import NANO
+from agentmesh.kit.usages import NANO
+from agentmesh_llm.books.records import fits
 from agentmesh_llm.domain import Usage
 
 _MILLION = 1_000_000
@@ -43,11 +43,7 @@ class PriceList:
     def of(self, provider: str, model: str) -> Price | None:
         """Return a model's price, if it has one."""
         name = f"{provider}/{model}"
-        return next((price for pattern, price in self._prices if _fits(name, pattern)), None)
-
-
-def _fits(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern.replace("[", "[[]").replace("?", "[?]"))
+        return next((price for pattern, price in self._prices if fits(name, pattern)), None)
 
 
 def _price(one: ModelPrice) -> Price:

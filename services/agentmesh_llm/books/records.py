@@ -6,8 +6,10 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import NamedTuple, Protocol
 
-NANO = 1_000_000_000
-"""Money is counted in whole billionths of a US dollar."""
+
+def fits(name: str, pattern: str) -> bool:
+    """Say whether a name fits a pattern, in which * stands for any characters and every other one for itself."""
+    return fnmatchcase(name, pattern.replace("[", "[[]").replace("?", "[?]"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,8 @@ class VirtualKey:
         return not self.revoked_ms and not (self.expires_ms and now_ms >= self.expires_ms)
 
     def may_ask(self, model_id: str) -> bool:
-        """Whether it may ask a model; brackets in a pattern stand for themselves."""
-        return not self.models or any(
-            fnmatchcase(model_id, pattern.replace("[", "[[]").replace("?", "[?]")) for pattern in self.models
-        )
+        """Whether it may ask a model."""
+        return not self.models or any(fits(model_id, pattern) for pattern in self.models)
 
 
 class Account(NamedTuple):

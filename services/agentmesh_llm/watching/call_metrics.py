@@ -6,7 +6,7 @@ from prometheus_client import Counter, Histogram
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit import semantic_names as semantic
-from agentmesh_llm.books.records import NANO
+from agentmesh.kit.usages import NANO
 from agentmesh_llm.domain import Usage
 from agentmesh_llm.watching.calls import CallRecord
 

@@ -6,7 +6,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from agentmesh.kit.errors import Unavailable
-from agentmesh.kit.redis_client import close_redis, open_redis
+from agentmesh.kit.redis_client import COUNT_ALIVE, close_redis, open_redis
 from agentmesh_router.token_bucket import US, Grant, Rate
 
 _DEADLINE_S = 0.05
@@ -30,14 +30,6 @@ end
 return {tokens, math.max(1, full_at + interval - (now + burst * interval))}
 """
 
-_BEAT = """
-local now = redis.call('TIME')[1]
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. (now - ARGV[2]))
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-return redis.call('ZCARD', KEYS[1])
-"""
-
 
 class RedisBuckets:
     """Buckets by tenant at `agentmesh:rate:{tenant}`. Every method raises Unavailable after 50 ms."""
@@ -46,7 +38,7 @@ class RedisBuckets:
         self._router_id = router_id
         self._redis = open_redis(url, pool_size=pool_size, deadline_s=_DEADLINE_S)
         self._draw: Any = self._redis.register_script(_DRAW)
-        self._beat: Any = self._redis.register_script(_BEAT)
+        self._beat: Any = self._redis.register_script(COUNT_ALIVE)
 
     async def take(self, tenant: str, rate: Rate, wanted: int) -> Grant:
         """See Buckets."""
