@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names
 from agentmesh.kit.answers import fold
-from agentmesh.kit.errors import InvalidRequest
 from agentmesh.kit.rpc_server import Call
 from agentmesh_llm import checks, usage_wire, wire
 from agentmesh_llm.answers.answer import Reader
@@ -78,10 +77,7 @@ class LlmApi:
     async def cancel_generate(self, request: pb.CancelGenerateRequest, call: Call) -> pb.CancelGenerateResponse:
         """Stop a call by its key."""
         if not 1 <= len(request.idempotency_key) <= checks.MAX_KEY_CHARACTERS:
-            raise InvalidRequest(
-                "the request has wrong fields",
-                violations=[("idempotency_key", f"must be 1 to {checks.MAX_KEY_CHARACTERS} characters")],
-            )
+            checks.refuse([("idempotency_key", f"must be 1 to {checks.MAX_KEY_CHARACTERS} characters")])
         canceled = await self._desk.cancel(_tenant(call), request.idempotency_key)
         return pb.CancelGenerateResponse(canceled=canceled)
 

@@ -1,7 +1,6 @@
 import asyncio
 import contextvars
 import gc
-from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -10,47 +9,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from agentmesh.kit.batching import Batcher, BatcherClosed, BatchFailed, QueueFull
-from agentmesh.kit.keyed_batching import KeyedBatcher
-
-
-class Gate:
-    """A handler that records its batches and answers one when the test says so."""
-
-    def __init__(self, *, held: bool = True) -> None:
-        self.batches: list[list[int]] = []
-        self.open: list[asyncio.Future[Sequence[Any] | None]] = []
-        self.held = held
-        self.most_at_once = 0
-
-    async def __call__(self, items: list[int]) -> Sequence[int | BaseException]:
-        self.batches.append(items)
-        answer: Sequence[Any] | None = None
-        if self.held:
-            door: asyncio.Future[Sequence[Any] | None] = asyncio.get_running_loop().create_future()
-            self.open.append(door)
-            self.most_at_once = max(self.most_at_once, len(self.open))
-            try:
-                answer = await door
-            finally:
-                self.open.remove(door)
-        return [item * 10 for item in items] if answer is None else answer
-
-    async def answer(self, results: Sequence[Any] | BaseException | None = None, *, which: int = 0) -> None:
-        door = self.open[which]
-        if isinstance(results, BaseException):
-            door.set_exception(results)
-        else:
-            door.set_result(results)
-        await turns()
-
-
-async def turns(count: int = 12) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-def start(call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    return asyncio.get_running_loop().create_task(call)
+from tests.support.gate import Gate, start, turns
 
 
 async def test_item_sent_while_idle_goes_out_alone_without_a_timer() -> None:
@@ -411,93 +370,11 @@ async def test_handler_does_not_see_the_context_of_the_first_submitter() -> None
     assert await batcher.submit(1) == "nobody"
 
 
-async def test_by_turns_nobodys_many_items_hold_up_anothers_few() -> None:
-    gate = Gate()
-    # Items 1xx and 2xx are one's, those of 1xx and of 2xx two of its callers'; 3xx are another's.
-    batcher = Batcher(gate, max_items=4, turn_of=lambda item: (item // 300, item // 100))
-    first = batcher.submit_nowait(100)
-    await turns()
-    waiting = [batcher.submit_nowait(item) for item in (101, 102, 103, 104, 105, 201, 202, 301, 302)]
-    waiting[2].cancel()
-    flushed = start(batcher.flush_all())
-    for _ in range(3):
-        await gate.answer()
-    assert gate.batches == [[100], [101, 201, 301, 302], [102, 104, 105, 202]]
-    await flushed
-    assert await asyncio.gather(first, *waiting[:2], *waiting[3:]) == [
-        item * 10 for item in (100, 101, 102, 104, 105, 201, 202, 301, 302)
-    ]
-    await batcher.aclose()
-
-
-async def test_a_flush_by_turns_waits_for_the_oldest_item_wherever_it_stands() -> None:
-    gate = Gate()
-    batcher = Batcher(gate, max_items=1, turn_of=lambda item: (item // 100, 0))
-    batcher.submit_nowait(100)
-    await turns()
-    batcher.submit_nowait(101)
-    batcher.submit_nowait(102)
-    flushed = start(batcher.flush_all())
-    await turns()
-    batcher.submit_nowait(200)
-    for expected in ([101], [200]):
-        await gate.answer()
-        assert gate.batches[-1] == expected
-        assert not flushed.done()
-    await gate.answer()
-    assert gate.batches[-1] == [102]
-    assert not flushed.done()
-    await gate.answer()
-    assert flushed.done()
-
-
 async def test_impossible_bounds_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Batcher(Gate(), max_items=0)
     with pytest.raises(ValueError, match="go together"):
         Batcher(Gate(), max_items=1, max_bytes=1)
-
-
-async def test_keys_batch_apart_and_idle_keys_are_dropped() -> None:
-    gate = Gate()
-    keyed: KeyedBatcher[str, int, int] = KeyedBatcher(lambda key: Batcher(gate, max_items=4), max_keys=2)
-    results = [keyed.submit_nowait(key, item) for key, item in (("a", 1), ("b", 2), ("a", 3))]
-    await turns()
-    assert gate.batches == [[1, 3], [2]]
-    with pytest.raises(QueueFull) as full:
-        await keyed.submit("c", 4)
-    assert (full.value.limit, keyed.keys) == (2, 2)
-    flush = start(keyed.flush_all())
-    await gate.answer()
-    assert not flush.done()
-    assert keyed.keys == 1
-    await gate.answer()
-    assert flush.done()
-    assert keyed.keys == 0
-    assert [result.result() for result in results] == [10, 20, 30]
-    last = start(keyed.submit("c", 4))
-    await turns()
-    closing = start(keyed.aclose())
-    await turns()
-    with pytest.raises(BatcherClosed):
-        keyed.submit_nowait("c", 5)
-    await gate.answer()
-    await closing
-    assert await last == 40
-
-
-async def test_key_whose_first_item_is_refused_takes_no_place() -> None:
-    def size_of(item: int) -> int:
-        raise ValueError("no size")
-
-    def make(key: str) -> Batcher[int, int]:
-        return Batcher(Gate(held=False), max_items=1, max_bytes=1, size_of=size_of)
-
-    keyed = KeyedBatcher(make, max_keys=1)
-    for key in ("a", "b"):
-        with pytest.raises(ValueError, match="no size"):
-            await keyed.submit(key, 1)
-    assert keyed.keys == 0
 
 
 STEPS = st.lists(
