@@ -58,7 +58,7 @@ async def test_a_frozen_server_answers_after_it_is_thawed(postgres: Postgres) ->
 async def test_connections_are_cut(postgres: Postgres) -> None:
     connection = await asyncpg.connect(postgres.url())
     assert await asyncio.to_thread(postgres.cut_connections) == 1
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
         await connection.execute("SELECT 1")
     connection.terminate()
 

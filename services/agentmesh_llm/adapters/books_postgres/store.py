@@ -19,7 +19,14 @@ _MIGRATIONS = PostgresMigrations(migrations.shipped(Path(__file__).parent / "mig
 _CONNECTIONS = 4
 _TIMEOUT_S = 5.0
 _CLOSE_S = 5.0
-_FAILED = (exceptions.PostgresError, exceptions.InterfaceError, OSError, TimeoutError)
+# A connection that is used between the server's farewell and its closing fails as an InternalClientError.
+_FAILED = (
+    exceptions.PostgresError,
+    exceptions.InterfaceError,
+    exceptions.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 
 
 class PostgresBooks:
