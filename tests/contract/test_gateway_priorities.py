@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
 from agentmesh.kit import names
 from tests.support.llm_gateway import LlmGateway, llm_gateway
+from tests.support.metrics import metric
 
 IN_FLIGHT = 20  # what a provider's connections carry by default
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
@@ -37,7 +37,7 @@ async def ask(
 
 def waiting(priority: str) -> float:
     """Return how many calls of a priority wait."""
-    return REGISTRY.get_sample_value(names.LLM_WAITING, {"provider": "fake", "priority": priority}) or 0.0
+    return metric(names.LLM_WAITING, provider="fake", priority=priority)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc
 import pytest
-from prometheus_client import REGISTRY
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
@@ -18,6 +17,7 @@ from agentmesh.kit.model_settings import Provider
 from agentmesh.kit.rpc_client import bearer
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import PROMPT, LlmCaller, ask, llm_service, provider
+from tests.support.metrics import metric
 
 
 @pytest.fixture
@@ -183,21 +183,18 @@ async def test_tokens_are_counted_as_an_estimate_without_asking_anybody(llm: Llm
 
 
 async def test_calls_tokens_and_joins_are_counted(llm: LlmCaller) -> None:
-    def value(name: str, **labels: str) -> float:
-        return REGISTRY.get_sample_value(name, labels) or 0.0
-
     labels = {"provider": "fake", "model": "ok"}
     before = [
-        value(names.LLM_CALLS_TOTAL, **labels, status="success"),
-        value(names.LLM_TOKENS_TOTAL, **labels, kind="input"),
-        value(names.LLM_JOINED_TOTAL),
+        metric(names.LLM_CALLS_TOTAL, **labels, status="success"),
+        metric(names.LLM_TOKENS_TOTAL, **labels, kind="input"),
+        metric(names.LLM_JOINED_TOTAL),
     ]
     for _ in range(2):
         response = await llm.call("Generate", ask(idempotency_key="k"))
     after = [
-        value(names.LLM_CALLS_TOTAL, **labels, status="success"),
-        value(names.LLM_TOKENS_TOTAL, **labels, kind="input"),
-        value(names.LLM_JOINED_TOTAL),
+        metric(names.LLM_CALLS_TOTAL, **labels, status="success"),
+        metric(names.LLM_TOKENS_TOTAL, **labels, kind="input"),
+        metric(names.LLM_JOINED_TOTAL),
     ]
     increase = [b - a for a, b in zip(before, after, strict=True)]
     assert increase == [1, response.usage.input_tokens, 1]
@@ -213,7 +210,7 @@ async def test_what_an_answer_that_did_not_come_to_its_end_has_cost_is_counted_a
 
     def tokens() -> dict[str, float]:
         labels = {"provider": "fake", "model": model}
-        return {k: REGISTRY.get_sample_value(names.LLM_TOKENS_TOTAL, {**labels, "kind": k}) or 0 for k in kinds}
+        return {k: metric(names.LLM_TOKENS_TOTAL, **labels, kind=k) for k in kinds}
 
     before = tokens()
     async with llm_service(provider(fake.base_url, [model])) as llm:

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names
@@ -14,6 +13,7 @@ from agentmesh.kit.model_settings import Provider
 from agentmesh.kit.spend_settings import ModelPrice
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, llm_service, provider
+from tests.support.metrics import metric
 
 BATCH = 8
 
@@ -52,7 +52,7 @@ async def until_asked(fake: FakeProvider, count: int) -> None:
 
 def waiting(kind: str = "vector") -> float:
     """Return how many texts wait for a call."""
-    return REGISTRY.get_sample_value(names.LLM_BATCH_WAITING, {"kind": kind}) or 0
+    return metric(names.LLM_BATCH_WAITING, kind=kind)
 
 
 async def until_waiting(holds: Callable[[float], bool]) -> None:
@@ -106,7 +106,7 @@ async def test_texts_that_nobody_waits_for_any_more_are_not_sent(fake: FakeProvi
         request = pb.EmbedRequest(model="held", inputs=["late"])
         with pytest.raises(DeadlineExceeded):
             await llm.call("Embed", request, tenant="hasty", timeout_s=0.3)
-        while REGISTRY.get_sample_value(names.LLM_WAITING, {"provider": "fake", "priority": "interactive"}):
+        while metric(names.LLM_WAITING, provider="fake", priority="interactive"):
             await asyncio.sleep(0.005)
         fake.let_go.set()
         await first
@@ -172,7 +172,9 @@ async def test_who_leaves_pays_for_what_was_sent_and_nothing_else(fake: FakeProv
         await until_waiting(lambda count: count == 0)
         fake.let_go.set()
         async with asyncio.timeout(10):
-            while not (found := await llm.call("GetUsage", pb.GetUsageRequest(), tenant="leaves")).sums:
+            found = pb.GetUsageResponse()
+            while not any(of.usage.llm_calls for of in found.sums):
                 await asyncio.sleep(0.01)
+                found = await llm.call("GetUsage", pb.GetUsageRequest(), tenant="leaves")
     assert (found.sums[0].usage.llm_calls, found.sums[0].usage.input_tokens) == (1, 1)
     assert batches(fake) == [["sent"]]

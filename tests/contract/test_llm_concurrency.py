@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names
@@ -13,6 +12,7 @@ from agentmesh.kit.errors import DeadlineExceeded, MeshError, ResourceExhausted
 from agentmesh.kit.model_settings import ModelAlias, ProviderPool
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider
+from tests.support.metrics import metric
 
 BACKGROUND = pb.PRIORITY_BACKGROUND
 
@@ -22,11 +22,6 @@ async def fake() -> AsyncIterator[FakeProvider]:
     """A provider whose model `held` answers when it is told to."""
     async with FakeProvider() as fake:
         yield fake
-
-
-def metric(name: str, **labels: str) -> float:
-    """Return what a service in this process measures."""
-    return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 def waiting(name: str = "fake") -> int:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
 from agentmesh.api.llm.v1 import key_service_pb2_grpc
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
@@ -24,6 +23,7 @@ from tests.support.daemon import Daemon
 from tests.support.fake_provider import FakeProvider
 from tests.support.health import is_serving
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider, text_of
+from tests.support.metrics import metric
 from tests.support.ports import free_ports
 from tests.support.redis import RedisServer
 
@@ -73,13 +73,13 @@ async def replicas(fake: FakeProvider, redis: RedisServer) -> AsyncIterator[tupl
 
 def leased(outcome: str) -> float:
     """Return how many questions had this outcome, in all services of this process."""
-    return REGISTRY.get_sample_value(names.LLM_LEASED_TOTAL, {"outcome": outcome}) or 0.0
+    return metric(names.LLM_LEASED_TOTAL, outcome=outcome)
 
 
 def troubles() -> float:
     """Return how often Redis was too slow for a service of this process."""
     failed = [
-        REGISTRY.get_sample_value(name, {"what": what}) or 0.0
+        metric(name, what=what)
         for name in (names.LLM_CACHE_FAILURES_TOTAL, names.LLM_LEASE_FAILURES_TOTAL)
         for what in ("read", "write", "take", "look", "renew", "release")
     ]

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from prometheus_client import REGISTRY
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names
@@ -12,6 +11,7 @@ from agentmesh.kit.errors import InvalidRequest, NotFound, Unavailable
 from tests.support.fake_batches import score_for
 from tests.support.fake_provider import BAD_TEXT, FakeProvider
 from tests.support.llm_service import LlmCaller, llm_service, provider
+from tests.support.metrics import metric
 
 Mode = pb.CachePolicy.Mode
 MODELS = ("scores", "cohere", "held", "status:503", "html")
@@ -73,7 +73,7 @@ async def test_requests_with_the_same_query_share_a_call_and_others_do_not(llm: 
         await asyncio.sleep(0.005)
     others = [asyncio.create_task(rerank(llm, f"d{number}", "both", model="held")) for number in range(4)]
     other = asyncio.create_task(rerank(llm, "d0", query="lakes", model="held"))
-    while len(fake.hits) < 2 or REGISTRY.get_sample_value(names.LLM_BATCH_WAITING, {"kind": "score"}) != 8:
+    while len(fake.hits) < 2 or metric(names.LLM_BATCH_WAITING, kind="score") != 8:
         await asyncio.sleep(0.005)
     fake.let_go.set()
     answers = await asyncio.gather(first, *others, other)

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from prometheus_client import REGISTRY
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit.errors import MeshError
@@ -16,6 +15,7 @@ from tests.support.fake_collector import FakeCollector, attributes_of
 from tests.support.fake_openai import answer_for
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import API_KEY, PROMPT, ask, llm_service, provider, text_of
+from tests.support.metrics import metric
 from tests.support.ports import free_ports
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -216,4 +216,4 @@ async def test_a_collector_that_is_away_costs_spans_and_nothing_else(fake: FakeP
 
 
 def _lost(reason: str) -> float:
-    return REGISTRY.get_sample_value("agentmesh_spans_dropped_total", {"reason": reason}) or 0.0
+    return metric("agentmesh_spans_dropped_total", reason=reason)

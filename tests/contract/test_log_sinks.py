@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
 from agentmesh.kit.background import Background
 from agentmesh.kit.log_sinks import LineSink
+from tests.support.metrics import metric
 
 _BOUND = 64 * 1024
 
 
 def _dropped(name: str) -> float:
-    return REGISTRY.get_sample_value("agentmesh_log_lines_dropped_total", {"sink": name}) or 0.0
+    return metric("agentmesh_log_lines_dropped_total", sink=name)
 
 
 @pytest.fixture
@@ -93,6 +93,7 @@ def test_what_was_said_before_the_end_is_in_the_file(tmp_path: Path, ending: str
 import sys
 from pathlib import Path
 from agentmesh.kit import telemetry
+from tests.support.metrics import metric
 telemetry.configure_logging(service="dying", json=True, console=False, file=Path(sys.argv[1]))
 log = telemetry.logger("test")
 for number in range(2000):
