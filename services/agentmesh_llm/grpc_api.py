@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names
@@ -21,8 +21,7 @@ from agentmesh_llm.service import ModelDesk
 from agentmesh_llm.watching.calls import Caller
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(NamedTuple):
     """Who asks, who is to answer, under which key, and what the cache has to do with it."""
 
     standing: Standing
@@ -143,7 +142,7 @@ class LlmApi:
 
     async def get_model(self, request: pb.GetModelRequest, call: Call) -> pb.GetModelResponse:
         """Return one model."""
-        (await self._desk.accounts.look(_caller(call))).check([request.model])
+        (await self._desk.accounts.look(_caller(call))).check(request.model)
         return pb.GetModelResponse(model=wire.to_model(self._desk.model(request.model)))
 
     async def _recall(self, request: pb.GenerateRequest, call: Call) -> _Asked:
@@ -152,7 +151,8 @@ class LlmApi:
         key = None
         if request.idempotency_key:
             key = JoinKey(_tenant(call), request.idempotency_key, wire.digest_of(request))
-        checks.check_policy(request.cache)
+        if request.HasField("cache"):
+            checks.check_policy(request.cache)
         return _Asked(standing, served, key, await self._desk.recall(standing, served, request, key))
 
     def _open(self, asked: _Asked, request: pb.GenerateRequest, call: Call, *, unary: bool) -> Reader:
@@ -181,7 +181,9 @@ class LlmApi:
 def _caller(call: Call) -> Caller:
     task = call.identity.task
     task_id = task.task_id if task else ""
-    return Caller(_tenant(call), call.identity.key_id, task_id, call.traceparent)
+    # Where none came the trace begins with the first call to a provider, which few requests lead to.
+    traceparent = call.traceparent if call.received_traceparent else ""
+    return Caller(_tenant(call), call.identity.key_id, task_id, traceparent)
 
 
 def _tenant(call: Call) -> str:

@@ -62,14 +62,15 @@ class ModelDesk:
         Raises NotFound if only a cached answer will do and there is none, PermissionDenied if the caller's key is not
         for the model.
         """
-        standing.check([served.model.id, *request.fallbacks])
-        use = self._cache.use(request.cache, repeatable=is_repeatable(request))
+        standing.check(served.model.id, request.fallbacks)
+        policy = request.cache if request.HasField("cache") else None
+        use = self._cache.use(policy, repeatable=is_repeatable(request))
         if use is None:
             return None
         at = answer_key(standing.caller.tenant, served.model, request)
         entry = None
         if use.look and not (key and self._joiner.has(key)):
-            (entry,) = await self._cache.find([at], "answer")
+            entry = await self._cache.find_answer(at)
             if entry is not None:
                 self.accounts.hit(standing, served.deployments[0])
         if entry is None and use.only:

@@ -7,7 +7,7 @@ import hmac
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +29,11 @@ class TaskClaims:
     attempt: int
     expires_at: float
     scopes: tuple[str, ...] = ("llm", "artifact")
+
+    def check_time(self, now: float) -> None:
+        """Raise Unauthenticated if the token is over."""
+        if self.expires_at < now:
+            raise Unauthenticated("the task token is over", reason="TASK_TOKEN_EXPIRED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +74,17 @@ class Keyring:
         body = "\n".join(fields).encode()
         return f"{_b64(body)}.{_b64(hmac.digest(self._task_key, body, 'sha256'))}"
 
-    def verify(self, token: str, now: float | None = None) -> TaskClaims:
-        """Read a task token; raise Unauthenticated if it is forged or over."""
-        claims = _opened(self._task_key, token)
-        if claims.expires_at < (time.time() if now is None else now):
-            raise Unauthenticated("the task token is over", reason="TASK_TOKEN_EXPIRED")
-        return claims
+    def read(self, token: str) -> TaskClaims:
+        """Read a task token, over or not; raise Unauthenticated if it is forged."""
+        try:
+            body_text, mac_text = token.split(".")
+            body, mac = _unb64(body_text), _unb64(mac_text)
+        except ValueError as error:
+            raise Unauthenticated("the task token is malformed", reason="TASK_TOKEN_INVALID") from error
+        if not hmac.compare_digest(mac, hmac.digest(self._task_key, body, "sha256")):
+            raise Unauthenticated("the task token is not ours", reason="TASK_TOKEN_INVALID")
+        tenant, task_id, attempt, expires_at, *scopes = body.decode().split("\n")
+        return TaskClaims(tenant, task_id, int(attempt), float(expires_at), tuple(scopes))
 
     @property
     def _task_key(self) -> bytes:
@@ -93,20 +103,6 @@ _derived: dict[tuple[str, str], bytes] = {}
 @lru_cache(len(_HOLDERS))
 def _role_token(role: str, key: bytes) -> str:
     return f"{role}.{key.hex()}"
-
-
-@lru_cache(_REMEMBERED)
-def _opened(task_key: bytes, token: str) -> TaskClaims:
-    """Read a task token, over or not; good ones are remembered, because an attempt shows its own at each call."""
-    try:
-        body_text, mac_text = token.split(".")
-        body, mac = _unb64(body_text), _unb64(mac_text)
-    except ValueError as error:
-        raise Unauthenticated("the task token is malformed", reason="TASK_TOKEN_INVALID") from error
-    if not hmac.compare_digest(mac, hmac.digest(task_key, body, "sha256")):
-        raise Unauthenticated("the task token is not ours", reason="TASK_TOKEN_INVALID")
-    tenant, task_id, attempt, expires_at, *scopes = body.decode().split("\n")
-    return TaskClaims(tenant, task_id, int(attempt), float(expires_at), tuple(scopes))
 
 
 @dataclass(frozen=True)
@@ -131,37 +127,56 @@ class Authenticator:
     """Turns a call's metadata into an identity, before anything else is done for the call.
 
     `api_keys` maps the SHA-256 of a client's key, in hexadecimal, to its tenant. With `anonymous` set
-    (development on loopback), a client without a key is the tenant `default`.
+    (development on loopback), a client without a key is the tenant `default`. `now` tells seconds since 1970.
     """
 
-    def __init__(self, keyring: Keyring, *, anonymous: bool, api_keys: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        *,
+        anonymous: bool,
+        api_keys: Mapping[str, str] | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._keyring = keyring
         self._anonymous = anonymous
         self._api_keys = dict(api_keys or {})
+        self._now = now
         self._default = Identity()
+        # An attempt, and a client behind the gateway, shows the same at each of its calls; refusals are not remembered.
+        self._service = lru_cache(_REMEMBERED)(self._service_that_shows)
 
     def identify(self, metadata: Mapping[str, str], access: Access) -> Identity:
         """Return who calls, or raise Unauthenticated or PermissionDenied."""
         if access.open:
             return self._default
-        bearer = metadata.get(names.AUTHORIZATION, "").removeprefix("Bearer ").strip()
+        credential = metadata.get(names.AUTHORIZATION, "")
         if access.public:
-            return self._client(bearer)
+            return self._client(_bearer_of(credential))
+        shown = (metadata.get(names.TASK_TOKEN), metadata.get(names.TENANT, ""), metadata.get(names.VIRTUAL_KEY, ""))
+        identity = self._service(access.roles, credential, *shown)
+        if identity.task is not None:
+            identity.task.check_time(self._now())
+        return identity
+
+    def _service_that_shows(
+        self, roles: frozenset[str], credential: str, task_token: str | None, tenant: str, key_id: str
+    ) -> Identity:
+        """Return which service of these roles calls, and on whose behalf; its task token may be over."""
+        bearer = _bearer_of(credential)
         role = self._keyring.role_of(bearer) if bearer else None
         if role is None:
             raise Unauthenticated("this service takes calls from services of the mesh only")
-        if role not in access.roles:
+        if role not in roles:
             raise PermissionDenied("this service of the mesh may not call here")
-        task_token = metadata.get(names.TASK_TOKEN)
         if task_token:
-            claims = self._keyring.verify(task_token)
+            claims = self._keyring.read(task_token)
             return Identity(tenant=claims.tenant, role=role, task=claims)
         if role == names.GATEWAY:
             # It has checked its client's credential itself. From anybody else the key means nothing.
-            key_id = metadata.get(names.VIRTUAL_KEY, "")
-            return Identity(tenant=metadata.get(names.TENANT, ""), role=role, key_id=key_id)
+            return Identity(tenant=tenant, role=role, key_id=key_id)
         if role == names.OPERATOR:
-            return Identity(tenant=metadata.get(names.TENANT, ""), role=role)
+            return Identity(tenant=tenant, role=role)
         if role == names.RUNNER:
             raise Unauthenticated("a runner must show a task token", reason="TASK_TOKEN_MISSING")
         return Identity(tenant="", role=role)
@@ -176,6 +191,10 @@ class Authenticator:
         if not self._anonymous:
             raise Unauthenticated("an API key is needed: send it as 'authorization: Bearer KEY'")
         return self._default
+
+
+def _bearer_of(credential: str) -> str:
+    return credential.removeprefix("Bearer ").strip()
 
 
 def load_or_create_secret(data_dir: Path) -> str:

@@ -6,7 +6,7 @@ grpc.aio sends the text of an exception to the caller, so nothing but a MeshErro
 
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,15 @@ class Call:
 
     context: "grpc.aio.ServicerContext[Any, Any]"
     identity: Identity
-    traceparent: str
+    received_traceparent: str | None
+    _traceparent: str = ""
+
+    @property
+    def traceparent(self) -> str:
+        """Return the caller's trace context, or that of a new trace."""
+        if not self._traceparent:
+            self._traceparent = telemetry.traceparent_or_new(self.received_traceparent)
+        return self._traceparent
 
     @property
     def tenant(self) -> str:
@@ -125,15 +133,15 @@ def _handler(
         if not inspect.isasyncgenfunction(function):
             raise TypeError(f"{method.full_name} must be an async generator")
         if method.client_streaming:
-            return grpc.stream_stream_rpc_method_handler(wrapper.stream_stream, **codec)
-        return grpc.unary_stream_rpc_method_handler(wrapper.unary_stream, **codec)
+            return grpc.stream_stream_rpc_method_handler(wrapper.stream, **codec)
+        return grpc.unary_stream_rpc_method_handler(wrapper.stream, **codec)
     if method.client_streaming:
-        return grpc.stream_unary_rpc_method_handler(wrapper.stream_unary, **codec)
-    return grpc.unary_unary_rpc_method_handler(wrapper.unary_unary, **codec)
+        return grpc.stream_unary_rpc_method_handler(wrapper.answer, **codec)
+    return grpc.unary_unary_rpc_method_handler(wrapper.answer, **codec)
 
 
 class _Wrapper:
-    """What happens round one method."""
+    """What happens round one method; as little as can be, since it does at every call of the mesh."""
 
     def __init__(
         self,
@@ -143,6 +151,7 @@ class _Wrapper:
         authenticator: Authenticator,
     ) -> None:
         self._function = function
+        self._take = _whole_each if method.client_streaming else _whole
         self._access = access
         self._authenticator = authenticator
         self._name = method.full_name
@@ -152,28 +161,16 @@ class _Wrapper:
         self._duration = telemetry.rpc_duration.labels(service, method.name)
 
     def _enter(self, context: Any) -> Call:
-        metadata = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+        # Only names that end in -bin have values that aren't text, and none of those is looked at.
+        metadata = dict(context.invocation_metadata() or ())
         identity = self._authenticator.identify(metadata, self._access)
-        return Call(context, identity, telemetry.traceparent_or_new(metadata.get(names.TRACEPARENT)))
+        return Call(context, identity, metadata.get(names.TRACEPARENT))
 
-    async def unary_unary(self, request: Any, context: Any) -> Any:
-        return await self._answer(context, lambda call: self._function(_whole(request), call))
-
-    async def stream_unary(self, requests: AsyncIterator[Any], context: Any) -> Any:
-        return await self._answer(context, lambda call: self._function(_whole_each(requests), call))
-
-    async def unary_stream(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        async for response in self._stream(context, lambda call: self._function(_whole(request), call)):
-            yield response
-
-    async def stream_stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        async for response in self._stream(context, lambda call: self._function(_whole_each(requests), call)):
-            yield response
-
-    async def _answer(self, context: Any, run: Callable[[Call], Awaitable[Any]]) -> Any:
+    async def answer(self, sent: Any, context: Any) -> Any:
         started = time.perf_counter()
         try:
-            response = await run(self._enter(context))
+            call = self._enter(context)
+            response = await self._function(self._take(sent), call)
         except Exception as error:  # noqa: BLE001 - the one place where exceptions become statuses
             await self._refuse(context, error)
         else:
@@ -182,11 +179,12 @@ class _Wrapper:
         finally:
             self._duration.observe(time.perf_counter() - started)
 
-    async def _stream(self, context: Any, run: Callable[[Call], Any]) -> AsyncIterator[Any]:
+    async def stream(self, sent: Any, context: Any) -> AsyncIterator[Any]:
         started = time.perf_counter()
         stream = None
         try:
-            stream = run(self._enter(context))
+            call = self._enter(context)
+            stream = self._function(self._take(sent), call)
             async for response in stream:
                 yield response
             self._ok.inc()

@@ -6,8 +6,8 @@ and fails on a field that is in neither table.
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh_llm.domain import Model, Sampling
@@ -38,10 +38,10 @@ NOT_IN_COMPLETION: Final = frozenset({"model", "prompts", "cache"})
 
 _VERSION = b"1"  # of what is stored: entries of another one are never found
 _DIGEST_BYTES = 20
+_REMEMBERED, _SMALL_BYTES = 1024, 4096
 
 
-@dataclass(frozen=True, slots=True)
-class CacheKey:
+class CacheKey(NamedTuple):
     """Where an entry lies. Tenant and model are apart, so that entries can be purged by them."""
 
     tenant: str
@@ -51,11 +51,20 @@ class CacheKey:
 
 def answer_key(tenant: str, model: Model, request: pb.GenerateRequest) -> CacheKey:
     """Return the key of a request's answer by a model."""
-    bare = pb.GenerateRequest()
-    bare.CopyFrom(request)
+    written = request.SerializeToString(deterministic=True)
+    # What is asked again and again mostly comes in the same words; with an idempotency key it doesn't.
+    known = len(written) <= _SMALL_BYTES and not request.idempotency_key
+    return (_small_answer_key if known else _answer_key)(tenant, model, written)
+
+
+def _answer_key(tenant: str, model: Model, request: bytes) -> CacheKey:
+    bare = pb.GenerateRequest.FromString(request)
     for name in NOT_IN_ANSWER:
         bare.ClearField(name)  # type: ignore[arg-type]
     return _key(tenant, model, b"answer", (bare.SerializeToString(deterministic=True),))
+
+
+_small_answer_key = lru_cache(_REMEMBERED)(_answer_key)
 
 
 def vector_keys(tenant: str, model: Model, dimensions: int, inputs: Iterable[str]) -> list[CacheKey]:

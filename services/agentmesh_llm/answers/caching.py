@@ -2,9 +2,10 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
+from typing import Any, NamedTuple
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names, telemetry
@@ -34,8 +35,7 @@ _SMALL_BYTES = 8 * 1024
 _WHOLE = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL_CALLS)
 
 
-@dataclass(frozen=True, slots=True)
-class CacheUse:
+class CacheUse(NamedTuple):
     """What one request does with the cache; `only` means that the provider is not to be asked."""
 
     look: bool
@@ -44,8 +44,7 @@ class CacheUse:
     ttl_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Recalled:
+class Recalled(NamedTuple):
     """What a request wants of the cache, where its answer lies there, and the answer if there is one."""
 
     use: CacheUse
@@ -59,10 +58,13 @@ class AnswerCache:
     def __init__(self, store: CacheStore, *, ttl_s: float, chance: Callable[[], float] = random.random) -> None:
         self._store = store
         self._ttl_s = ttl_s
+        self._usual = CacheUse(look=True, keep=True, only=False, ttl_s=ttl_s)
         self._chance = chance
 
-    def use(self, policy: pb.CachePolicy, *, repeatable: bool) -> CacheUse | None:
+    def use(self, policy: pb.CachePolicy | None, *, repeatable: bool) -> CacheUse | None:
         """Return what a request wants, or None if it has nothing to do with the cache."""
+        if policy is None:
+            return self._usual if repeatable else None
         mode = policy.mode
         if mode == _Policy.MODE_BYPASS or (mode == _Policy.MODE_UNSPECIFIED and not repeatable):
             return None
@@ -78,10 +80,17 @@ class AnswerCache:
             for at, entry in zip(missing, await self._store.far([keys[at] for at in missing]), strict=True):
                 found[at] = entry
         hits = sum(entry is not None for entry in found)
-        for outcome, count in (("hit", hits), ("miss", len(found) - hits)):
-            if count:
-                _lookups.labels(kind, outcome).inc(count)
+        _count(kind, "hit").inc(hits)
+        _count(kind, "miss").inc(len(found) - hits)
         return found
+
+    async def find_answer(self, key: CacheKey) -> bytes | None:
+        """Return the entry of an answer, from wherever it is kept, or None."""
+        entry = self._store.near(key)
+        if entry is None:
+            (entry,) = await self._store.far([key])
+        _count("answer", "miss" if entry is None else "hit").inc()
+        return entry
 
     def keep(self, entries: Sequence[tuple[CacheKey, bytes]], ttl_s: float) -> None:
         """Keep entries, replacing older ones; where that can't be done now, it isn't."""
@@ -94,6 +103,11 @@ class AnswerCache:
     async def purge(self, tenant: str, model_pattern: str) -> int:
         """Forget a tenant's entries for models that fit a pattern with `*`; return how many there were."""
         return await self._store.purge(tenant, model_pattern or "*")
+
+
+@lru_cache
+def _count(kind: str, outcome: str) -> Any:
+    return _lookups.labels(kind, outcome)
 
 
 def is_repeatable(request: pb.GenerateRequest) -> bool:

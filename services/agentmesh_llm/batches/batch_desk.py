@@ -92,7 +92,7 @@ class BatchDesk:
 
     def _served(self, standing: Standing, model_id: str, ability: Ability) -> Served:
         served = self._catalogue.resolve(model_id, ability)
-        standing.check([served.model.id])
+        standing.check(served.model.id)
         return served
 
     async def _answer(

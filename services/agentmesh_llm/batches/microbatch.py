@@ -171,7 +171,7 @@ class MicroBatcher(Generic[T, V]):
             max_queued=_MAX_QUEUED,
             max_in_flight=_IN_FLIGHT,
             overlap_at=_OVERLAP_AT,
-            turn_of=lambda item: (item.bill.caller.tenant, item.bill.caller),
+            turn_of=lambda item: (item.bill.caller.tenant, item.bill),
             name=self._work.kind,
         )
 

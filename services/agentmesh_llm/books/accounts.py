@@ -1,7 +1,7 @@
 """Knows on whose account a request goes: checks it against keys and limits, and books what it used."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from agentmesh.kit.errors import PermissionDenied
 from agentmesh.kit.spend_settings import Spending, SpendLimits
@@ -14,9 +14,10 @@ from agentmesh_llm.domain import Usage
 from agentmesh_llm.routing.deployments import Deployment
 from agentmesh_llm.watching.calls import Caller, CallRecord
 
+_NONE = Limits()  # for whom there are no others
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+
+class Standing(NamedTuple):
     """A caller that was let in, with its key and its bounds."""
 
     caller: Caller
@@ -27,9 +28,9 @@ class Standing:
         """Say whether its key is for a model."""
         return self.key is None or self.key.may_ask(model_id)
 
-    def check(self, model_ids: Sequence[str]) -> None:
+    def check(self, model_id: str, fallbacks: Iterable[str] = ()) -> None:
         """Raise PermissionDenied if the key is not for one of these models."""
-        if not all(map(self.may_ask, model_ids)):
+        if self.key is not None and not all(map(self.key.may_ask, (model_id, *fallbacks))):
             raise PermissionDenied("this key may not ask this model", reason="MODEL_NOT_ALLOWED")
 
 
@@ -54,10 +55,10 @@ class Accounts:
 
     async def enter(self, caller: Caller) -> Standing:
         """Let a request in; raise Unauthenticated for a key that is over, ResourceExhausted beyond its rate."""
-        key = await self.keys.get(caller.key_id) if caller.key_id else None
         limits = self._tenants.get(caller.tenant, self._default)
-        if key is None and not limits.bound:
+        if not caller.key_id and limits is _NONE:
             return Standing(caller)
+        key = await self.keys.get(caller.key_id) if caller.key_id else None
         bounds = [Bound((caller.tenant, ""), limits)] if limits.bound else []
         if key is not None and key.limits.bound:
             bounds.append(Bound((caller.tenant, key.id), key.limits))
@@ -146,9 +147,10 @@ def _totals(usage: Usage, *, requests: int, calls: int) -> Totals:
 
 
 def _limits(settings: SpendLimits) -> Limits:
-    return Limits(
+    limits = Limits(
         round(settings.budget_day_usd * NANO),
         round(settings.budget_month_usd * NANO),
         settings.requests_per_minute,
         settings.tokens_per_minute,
     )
+    return limits if limits.bound else _NONE

@@ -65,6 +65,7 @@ class Deployment:
     def __init__(self, offer: Offer, model: str, now: Callable[[], float]) -> None:
         self.offer = offer
         self.model = model
+        self.name = f"{offer.name}/{model}"
         self._now = now
         self._in_flight = 0
         self._waiting = 0
@@ -73,11 +74,6 @@ class Deployment:
         self._cool_until = 0.0
         self._full_until = 0.0  # of these, what a 429 asked for
         self._trial: Attempted | None = None
-
-    @property
-    def name(self) -> str:
-        """Return PROVIDER/MODEL."""
-        return f"{self.offer.name}/{self.model}"
 
     @property
     def in_flight(self) -> int:

@@ -145,7 +145,7 @@ class _Attempt:
         self._span_id = ""
         if one.offer.send_traceparent:
             self._span_id = tracing.new_span_id()
-            self._caller = caller if caller.traceparent else replace(caller, traceparent=tracing.root_context())
+            self._caller = caller if caller.traceparent else caller._replace(traceparent=tracing.root_context())
         self._now = asyncio.get_running_loop().time
         self._began = self._now()
         self._began_ns = time.time_ns()

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from agentmesh.kit.semantic_names import CHAT
 from agentmesh_llm.domain import Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """On whose account a call goes: a tenant, and where known its virtual key and its task."""
 
     tenant: str

@@ -43,10 +43,11 @@ def test_a_role_token_proves_its_role_only(role: str) -> None:
 
 
 def test_a_task_token_brings_its_claims_until_it_is_over() -> None:
-    token = KEYRING.sign(CLAIMS)
-    assert KEYRING.verify(token, now=999.0) == CLAIMS
+    claims = KEYRING.read(KEYRING.sign(CLAIMS))
+    assert claims == CLAIMS
+    claims.check_time(1000.0)
     with pytest.raises(Unauthenticated) as refused:
-        KEYRING.verify(token, now=1000.5)
+        claims.check_time(1000.5)
     assert refused.value.reason == "TASK_TOKEN_EXPIRED"
 
 
@@ -57,13 +58,13 @@ def test_every_changed_character_of_a_task_token_is_noticed() -> None:
             continue  # its last bits are padding
         changed = token[:position] + ("A" if letter != "A" else "B") + token[position + 1 :]
         with pytest.raises(Unauthenticated):
-            KEYRING.verify(changed, now=0.0)
+            KEYRING.read(changed)
 
 
 @pytest.mark.parametrize("token", ["", ".", "a.b.c", "x", "é.é", "a." + "b" * 43])
 def test_garbage_is_no_task_token(token: str) -> None:
     with pytest.raises(Unauthenticated) as refused:
-        KEYRING.verify(token)
+        KEYRING.read(token)
     assert refused.value.reason == "TASK_TOKEN_INVALID"
 
 
@@ -86,13 +87,21 @@ def test_a_runner_is_whoever_its_task_token_says() -> None:
 
 
 def test_a_task_token_that_was_good_before_is_refused_once_it_is_over_and_vouches_for_no_other() -> None:
-    token = KEYRING.sign(CLAIMS)
-    assert [KEYRING.verify(token, now=999.0) for _ in range(2)] == [CLAIMS, CLAIMS]
+    now = 999.0
+    door = Authenticator(KEYRING, anonymous=False, now=lambda: now)
+    access = Access.internal(names.RUNNER)
+    runner = bearer(KEYRING.role_token(names.RUNNER))
+    good = {**runner, names.TASK_TOKEN: KEYRING.sign(CLAIMS)}
+    for _ in range(2):
+        assert door.identify(good, access).task == CLAIMS
+    with pytest.raises(PermissionDenied):
+        door.identify(good, Access.internal(names.ROUTER))
     with pytest.raises(Unauthenticated):
-        KEYRING.verify(Keyring("another").sign(CLAIMS), now=999.0)
+        door.identify({**runner, names.TASK_TOKEN: Keyring("another").sign(CLAIMS)}, access)
+    now = 1000.5
     for _ in range(2):
         with pytest.raises(Unauthenticated) as refused:
-            KEYRING.verify(token, now=1000.5)
+            door.identify(good, access)
         assert refused.value.reason == "TASK_TOKEN_EXPIRED"
 
 
