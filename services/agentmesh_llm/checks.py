@@ -11,6 +11,11 @@ _MAX_STOPS = 4
 _MAX_INPUTS = 2048
 _MAX_DIMENSIONS = 65_536
 _MODES = frozenset(pb.CachePolicy.Mode.values())
+_ROLES = frozenset(pb.ChatRole.values()) - {pb.CHAT_ROLE_UNSPECIFIED}
+_CHOICES = frozenset(pb.ToolChoice.Mode.values())
+_EFFORTS = frozenset(pb.Reasoning.Effort.values())
+_THINKING = frozenset(pb.Reasoning.Mode.values())
+_PRIORITIES = frozenset(pb.Priority.values())
 _MAX_TTL_S = 30 * 86_400
 _MAX_PATTERN = 512
 _MAX_FALLBACKS = 4
@@ -25,8 +30,8 @@ def check_question(request: pb.GenerateRequest) -> None:
     refuse(
         [
             *_messages(request.messages),
-            *_tools(request),
-            *check_sampling(request.sampling),
+            *(_tools(request) if request.tools or request.HasField("tool_choice") else ()),
+            *(check_sampling(request.sampling) if request.HasField("sampling") else ()),
             *_key(request),
             *_fallbacks(request),
             *_steering(request),
@@ -83,7 +88,7 @@ def _messages(messages: Iterable[pb.ChatMessage]) -> Iterator[Violation]:
     for at, message in enumerate(messages):
         empty = False
         path = f"messages[{at}]"
-        if message.role not in pb.ChatRole.values() or message.role == pb.CHAT_ROLE_UNSPECIFIED:
+        if message.role not in _ROLES:
             yield f"{path}.role", "must be set"
         if not message.parts and not message.tool_calls:
             yield f"{path}.parts", "must hold something"
@@ -116,7 +121,7 @@ def _tools(request: pb.GenerateRequest) -> Iterator[Violation]:
         elif name in tools[:at]:
             yield f"tools[{at}].name", "must be unique"
     choice = request.tool_choice
-    if choice.mode not in pb.ToolChoice.Mode.values():
+    if choice.mode not in _CHOICES:
         yield "tool_choice.mode", "is not known"
     if choice.mode == pb.ToolChoice.MODE_NAMED and choice.name not in tools:
         yield "tool_choice.name", "must be one of the tools"
@@ -144,13 +149,14 @@ def check_sampling(sampling: pb.Sampling) -> Iterator[Violation]:
 def _steering(request: pb.GenerateRequest) -> Iterator[Violation]:
     if request.HasField("top_logprobs") and not 0 <= request.top_logprobs <= _MAX_LOGPROBS:
         yield "top_logprobs", f"must be from 0 to {_MAX_LOGPROBS}"
-    if request.reasoning.effort not in pb.Reasoning.Effort.values():
-        yield "reasoning.effort", "is not known"
-    if request.reasoning.mode not in pb.Reasoning.Mode.values():
-        yield "reasoning.mode", "is not known"
-    if request.reasoning.max_tokens < 0:
-        yield "reasoning.max_tokens", "must not be negative"
-    if request.priority not in pb.Priority.values():
+    if request.HasField("reasoning"):
+        if request.reasoning.effort not in _EFFORTS:
+            yield "reasoning.effort", "is not known"
+        if request.reasoning.mode not in _THINKING:
+            yield "reasoning.mode", "is not known"
+        if request.reasoning.max_tokens < 0:
+            yield "reasoning.max_tokens", "must not be negative"
+    if request.priority not in _PRIORITIES:
         yield "priority", "is not known"
     if len(request.prompt_cache_key) > MAX_KEY_CHARACTERS:
         yield "prompt_cache_key", f"must be at most {MAX_KEY_CHARACTERS} characters"

@@ -9,15 +9,14 @@ from agentmesh.kit import names
 from agentmesh.kit.answers import fold
 from agentmesh.kit.rpc_server import Call
 from agentmesh_llm import checks, usage_wire, wire
-from agentmesh_llm.answers.answer import Reader
-from agentmesh_llm.answers.caching import Recalled, whole_of
+from agentmesh_llm.answers.caching import Recalled, merged, whole_of
 from agentmesh_llm.answers.joining import JoinKey
 from agentmesh_llm.batches import batch_wire
 from agentmesh_llm.batches.reranking import best
 from agentmesh_llm.books.accounts import Standing
 from agentmesh_llm.domain import Delta
 from agentmesh_llm.routing.catalogue import Served
-from agentmesh_llm.service import ModelDesk
+from agentmesh_llm.service import AnyReader, ModelDesk
 from agentmesh_llm.watching.calls import Caller
 
 
@@ -39,7 +38,6 @@ class LlmApi:
 
     def __init__(self, desk: ModelDesk) -> None:
         self._desk = desk
-        self._response_bytes = desk.bounds.response_bytes
 
     async def generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse | bytes:
         """Return a whole answer: the stream, folded."""
@@ -48,12 +46,12 @@ class LlmApi:
             return whole_of(asked.entry)
         reader = self._open(asked, request, call, unary=True)
         try:
-            deltas: list[pb.Delta] = []
-            while batch := await reader.next_batch(self._response_bytes):
-                deltas += self._written(batch, asked, reader)
-            return fold(deltas)
+            deltas: list[Delta] = []
+            while batch := await reader.next_batch():
+                deltas += batch
+            return fold(self._written(merged(deltas), asked, reader))
         finally:
-            reader.close()
+            await reader.aclose()
 
     async def stream_generate(
         self, request: pb.StreamGenerateRequest, call: Call
@@ -65,13 +63,13 @@ class LlmApi:
             return
         reader = self._open(asked, request.request, call, unary=False)
         try:
-            while batch := await reader.next_batch(self._response_bytes):
+            while batch := await reader.next_batch():
                 yield pb.StreamGenerateResponse(deltas=self._written(batch, asked, reader))
                 # A write returns at once: two turns of the loop let what is under way join the next message.
                 await asyncio.sleep(0)
                 await asyncio.sleep(0)
         finally:
-            reader.close()
+            await reader.aclose()
 
     async def cancel_generate(self, request: pb.CancelGenerateRequest, call: Call) -> pb.CancelGenerateResponse:
         """Stop a call by its key."""
@@ -155,7 +153,7 @@ class LlmApi:
             checks.check_policy(request.cache)
         return _Asked(standing, served, key, await self._desk.recall(standing, served, request, key))
 
-    def _open(self, asked: _Asked, request: pb.GenerateRequest, call: Call, *, unary: bool) -> Reader:
+    def _open(self, asked: _Asked, request: pb.GenerateRequest, call: Call, *, unary: bool) -> AnyReader:
         question = wire.from_request(request)
         bound = asked.served.total_timeout_s if unary else self._desk.bounds.stream_s
         return self._desk.ask(
@@ -171,7 +169,7 @@ class LlmApi:
     def _patience_s(self, call: Call) -> float:
         return call.remaining_s(self._desk.bounds.stream_s)
 
-    def _written(self, batch: Sequence[Delta], asked: _Asked, reader: Reader) -> list[pb.Delta]:
+    def _written(self, batch: Sequence[Delta], asked: _Asked, reader: AnyReader) -> list[pb.Delta]:
         outcome = pb.CACHE_OUTCOME_UNSPECIFIED
         if asked.recalled is not None:
             outcome = pb.CACHE_OUTCOME_COALESCED if reader.coalesced else pb.CACHE_OUTCOME_MISS

@@ -1,7 +1,7 @@
 """What the llm service does: finds the model, looks for an answer, starts or joins the call."""
 
 import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
@@ -12,6 +12,7 @@ from agentmesh_llm.answers.cache_keys import answer_key
 from agentmesh_llm.answers.caching import AnswerCache, Recalled, entry_of, is_repeatable, not_cached
 from agentmesh_llm.answers.joining import Joiner, JoinKey
 from agentmesh_llm.answers.leasing import Sharing
+from agentmesh_llm.answers.sole import SoleReader
 from agentmesh_llm.batches.batch_desk import BatchDesk
 from agentmesh_llm.books.accounts import Accounts, Standing, Tab
 from agentmesh_llm.counting import rough_tokens
@@ -22,6 +23,8 @@ from agentmesh_llm.settings import Bounds
 from agentmesh_llm.watching.calls import CallRecord, Observer
 
 _joined = telemetry.counter(names.LLM_JOINED_TOTAL, "Calls answered by a call that was there already")
+
+AnyReader = Reader | SoleReader
 
 
 class ModelDesk:
@@ -87,7 +90,7 @@ class ModelDesk:
         standing: Standing,
         *,
         fallbacks: Sequence[str] = (),
-    ) -> Reader:
+    ) -> AnyReader:
         """Start the call on the caller's account within `timeout_s`, or join one. Close the reader in the end.
 
         Where the model can't be asked, the fallbacks are, in turn; raises NotFound for one that isn't there, and
@@ -97,18 +100,26 @@ class ModelDesk:
         under way at another llm-proxy, its answer is waited for.
         """
         ways = self._catalogue.ways(served, fallbacks)
+        deadline = asyncio.get_running_loop().time() + timeout_s
+
+        def begin() -> tuple[Tab, Callable[[], Batches]]:
+            tokens = question.sampling.max_output_tokens
+            tab = self.accounts.open_tab(standing, served.deployments, partial(rough_tokens, question), tokens)
+            return tab, partial(dispatch.stream, ways, question, standing.caller, partial(self._observe, tab))
+
+        if key is None and recalled is None:
+            tab, call = begin()
+            return SoleReader(call(), deadline, tab.close)
+
         same: Hashable = None
         if recalled is not None:
             same = recalled.key if recalled.use.look else object()  # kept whole, but found by nobody
-
         tabs: list[Tab] = []
         elsewhere = False  # another llm-proxy has asked, and kept the answer
 
         def start() -> Batches:
-            tokens = question.sampling.max_output_tokens
-            tab = self.accounts.open_tab(standing, served.deployments, partial(rough_tokens, question), tokens)
+            tab, call = begin()
             tabs.append(tab)
-            call = partial(dispatch.stream, ways, question, standing.caller, partial(self._observe, tab))
             if self._sharing is None or recalled is None or not (recalled.use.look and recalled.use.keep):
                 return call()
             return self._sharing.stream(recalled.key, call, found)
@@ -127,7 +138,7 @@ class ModelDesk:
         reader = self._joiner.open(
             key,
             start,
-            deadline=asyncio.get_running_loop().time() + timeout_s,
+            deadline=deadline,
             on_end=keep,
             question=same,
         )

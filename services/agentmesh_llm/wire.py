@@ -74,6 +74,7 @@ _REASONS = {
     FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
     FinishReason.CONTENT_FILTER: pb.FINISH_REASON_CONTENT_FILTER,
 }
+_USUAL_SAMPLING = Sampling()
 _REASON_OF = {written: reason for reason, written in _REASONS.items()}
 
 
@@ -85,14 +86,15 @@ def from_request(request: pb.GenerateRequest) -> Question:
         wanted = request.response_format
         schema = json_of_struct(wanted.schema) if wanted.HasField("schema") else None
         response_format = ResponseFormat(wanted.name, schema, wanted.strict)
+    choice = request.tool_choice
     return Question(
         model=request.model,
         messages=from_messages(request.messages),
         tools=tuple(map(_tool, request.tools)),
-        tool_mode=_MODES[request.tool_choice.mode],
-        tool_name=request.tool_choice.name,
+        tool_mode=_MODES[choice.mode],
+        tool_name=choice.name,
         response_format=response_format,
-        sampling=from_sampling(request.sampling),
+        sampling=from_sampling(request.sampling) if request.HasField("sampling") else _USUAL_SAMPLING,
         parallel_tool_calls=request.parallel_tool_calls if request.HasField("parallel_tool_calls") else None,
         reasoning=_reasoning(request.reasoning) if request.HasField("reasoning") else None,
         top_logprobs=request.top_logprobs if request.HasField("top_logprobs") else None,

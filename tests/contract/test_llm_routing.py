@@ -35,7 +35,7 @@ async def service(fakes: tuple[FakeProvider, FakeProvider], *aliases: dict[str, 
     async with AsyncExitStack() as stack:
         yield await stack.enter_async_context(
             llm_service(
-                at(one, "one", "ok", *BAD, vectors=("vectors",)),
+                at(one, "one", "ok", "slow:20", *BAD, vectors=("vectors",)),
                 at(two, "two", "ok", "slow:30", vectors=("vectors",)),
                 aliases=tuple(ModelAlias(**alias) for alias in aliases),
             )
@@ -78,7 +78,7 @@ async def test_after_the_first_word_an_answer_breaks_off_honestly(fakes: tuple[F
 
 
 async def test_calls_are_spread_over_the_places_of_an_alias(fakes: tuple[FakeProvider, FakeProvider]) -> None:
-    async with service(fakes, {"name": "both", "models": ("one/ok", "two/ok")}) as llm:
+    async with service(fakes, {"name": "both", "models": ("one/slow:20", "two/slow:30")}) as llm:
         await asyncio.gather(*(llm.call("Generate", ask("both")) for _ in range(40)))
     one, two = (len(fake.hits) for fake in fakes)
     assert one + two == 40

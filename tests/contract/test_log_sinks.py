@@ -1,6 +1,7 @@
 """A log that can't be written costs lines, which are counted, and nothing else."""
 
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -59,6 +60,7 @@ def test_the_end_does_not_wait_for_a_pipe_that_nobody_reads(pipe: tuple[int, int
     sink = LineSink("ended", writing, 4 * 1024 * 1024)
     for number in range(20_000):
         sink.put(f"line {number}\n")
+    assert select.select([reading], [], [], 10) == ([reading], [], [])  # its thread writes
     sink.close(0.0)
 
     assert 0 < _dropped("ended") < 20_000

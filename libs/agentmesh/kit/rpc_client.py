@@ -9,6 +9,7 @@ import grpc
 
 from agentmesh.kit import names
 from agentmesh.kit.errors import from_rpc_error
+from agentmesh.kit.grpc_poller import calm_poller
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 8_000),
@@ -38,10 +39,13 @@ def open_channel(address: str, *, ca: Path | None = None, server_name: str = "")
     The peer's certificate must be for `server_name`, if that is not the host.
     """
     if ca is None:
-        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-    credentials = grpc.ssl_channel_credentials(root_certificates=ca.read_bytes())
-    named = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
-    return grpc.aio.secure_channel(address, credentials, options=(*CHANNEL_OPTIONS, *named))
+        channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    else:
+        credentials = grpc.ssl_channel_credentials(root_certificates=ca.read_bytes())
+        named = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
+        channel = grpc.aio.secure_channel(address, credentials, options=(*CHANNEL_OPTIONS, *named))
+    calm_poller()
+    return channel
 
 
 def bearer(token: str) -> Metadata:

@@ -18,6 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from agentmesh.kit import errors, names, telemetry
 from agentmesh.kit.auth import Access, Authenticator, Identity
+from agentmesh.kit.grpc_poller import calm_poller
 
 log = telemetry.logger(__name__)
 
@@ -89,6 +90,7 @@ def build_server(
     async generator of them. A response may be `bytes`: it is sent as it is.
     """
     server = grpc.aio.server(options=SERVER_OPTIONS)
+    calm_poller()
     for descriptor, implementation, access in services:
         handlers = {}
         for method in descriptor.methods:

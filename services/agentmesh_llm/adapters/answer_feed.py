@@ -1,8 +1,9 @@
 """What every transport shares: bytes of an answer become deltas until its marker, and errors name themselves."""
 
+import asyncio
 import email.utils
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -13,8 +14,7 @@ from agentmesh_llm.adapters.sse import SseParser
 from agentmesh_llm.domain import Delta
 
 MAX_ERROR_BYTES = 64 * 1024
-END_WAIT_S = 1.0
-"""How long the end of a whole answer's body is waited for, so that its connection can be used again."""
+_END_WAIT_S = 1.0
 _MAX_EVENT_BYTES = 1024 * 1024
 _MAX_RETRY_AFTER_S = 3600.0
 
@@ -44,6 +44,39 @@ class Carrier(Protocol):
 
     async def aclose(self) -> None:
         """Let go of every connection."""
+
+
+class Endings:
+    """Reads what follows whole answers, normally nothing, so that their connections can be used again.
+
+    Nobody waits for it: who asked has the answer. A connection that doesn't come to its end in a second is closed.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, read: Callable[[], Awaitable[bytes]], close: Callable[[], Awaitable[None]]) -> None:
+        """Read until nothing comes any more, then close. `read` raises MeshError if the connection is lost."""
+        task = asyncio.create_task(_read_end(read, close))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """Close what is still open."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _read_end(read: Callable[[], Awaitable[bytes]], close: Callable[[], Awaitable[None]]) -> None:
+    try:
+        async with asyncio.timeout(_END_WAIT_S):
+            while await read():
+                pass
+    except (TimeoutError, MeshError):
+        return  # the answer is whole; only the connection is lost
+    finally:
+        await close()
 
 
 class AnswerFeed:

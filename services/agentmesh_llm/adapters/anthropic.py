@@ -1,7 +1,6 @@
 """Asks Anthropic's models in their own language, at Anthropic or wherever else it is spoken."""
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 
 from agentmesh.kit.errors import InvalidRequest
 from agentmesh.kit.model_settings import Provider as ProviderSettings
@@ -30,12 +29,9 @@ class AnthropicProvider:
         headers = {"anthropic-version": _VERSION, **({} if key is None else {"x-api-key": key.get_secret_value()})}
         self._carrier = open_carrier(settings, headers, anthropic_errors.refusal_of)
 
-    async def stream(self, question: Question) -> AsyncGenerator[Sequence[Delta], None]:
+    def stream(self, question: Question) -> AsyncGenerator[Sequence[Delta], None]:
         """Stream a message; closing the generator closes the socket."""
-        body = anthropic_wire.question_body(question)
-        async with aclosing(self._carrier.stream("/messages", body, EventReader())) as answer:
-            async for deltas in answer:
-                yield deltas
+        return self._carrier.stream("/messages", anthropic_wire.question_body(question), EventReader())
 
     async def embed(self, question: EmbedQuestion) -> Vectors:
         """Raise InvalidRequest: Anthropic has no embeddings."""

@@ -2,23 +2,27 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import aiohttp
+from yarl import URL
 
 from agentmesh.kit import names, tracing
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.model_settings import ProviderPool
 from agentmesh_llm.adapters import provider_errors as errors
 from agentmesh_llm.adapters.answer_feed import (
-    END_WAIT_S,
     MAX_ERROR_BYTES,
     AnswerFeed,
     AnswerReader,
+    Endings,
     error_object_of,
     retry_after_s_of,
 )
 from agentmesh_llm.domain import Delta
+
+_SENT_AT_ONCE = 32 * 1024  # bytes that a socket takes without waiting for its peer
 
 
 class ProviderHttp:
@@ -35,12 +39,13 @@ class ProviderHttp:
         pool: ProviderPool,
         refusal_of: Callable[[Any], MeshError],
     ) -> None:
-        self._base_url = base_url
+        self._url = lru_cache(lambda path: URL(base_url + path))
         # Compression would make the server wait for enough text to compress.
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **headers}
         self._pool = pool
         self._refusal_of = refusal_of
         self._session: aiohttp.ClientSession | None = None
+        self._endings = Endings()
 
     async def stream(self, path: str, body: bytes, reader: AnswerReader) -> AsyncGenerator[Sequence[Delta], None]:
         """Stream an answer; closing the generator closes the socket."""
@@ -53,13 +58,15 @@ class ProviderHttp:
                 if feed.error is not None:
                     raise feed.error
                 if reader.whole:
-                    await _read_end(response)
                     return
             raise errors.interrupted()
         finally:
-            # Closing, unlike releasing, never waits for the rest of an answer that nobody wants. A connection
-            # whose answer was read to its end has gone back into the pool by then.
-            response.close()
+            if reader.whole and not response.content.at_eof():
+                self._endings.start(partial(self._read, response), partial(_close, response))
+            else:
+                # Closing, unlike releasing, never waits for the rest of an answer that nobody wants. A connection
+                # whose answer was read to its end has gone back into the pool by then.
+                response.close()
 
     async def fetch(self, path: str, body: bytes, max_bytes: int) -> bytes:
         """Return an answer that is no stream, at most `max_bytes` of it; raise Unavailable beyond."""
@@ -75,6 +82,7 @@ class ProviderHttp:
 
     async def aclose(self) -> None:
         """Close the pool."""
+        await self._endings.aclose()
         if self._session is not None:
             await self._session.close()
 
@@ -88,7 +96,10 @@ class ProviderHttp:
                     ttl_dns_cache=int(pool.dns_ttl_s),
                     keepalive_timeout=pool.keep_alive_s,
                 ),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=pool.connect_timeout_s),
+                # One timer for an answer, which every piece of it moves; it stands still while nobody reads.
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=pool.connect_timeout_s, sock_read=pool.idle_timeout_s
+                ),
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
@@ -98,10 +109,11 @@ class ProviderHttp:
     async def _post(self, path: str, body: bytes) -> aiohttp.ClientResponse:
         """Send a request and return its good answer, not yet read; raise the MeshError that a bad one means."""
         try:
-            async with asyncio.timeout(self._pool.idle_timeout_s):
+            # The connection's own timer starts once the body is sent; a long one may never be.
+            async with asyncio.timeout(self._pool.idle_timeout_s if len(body) > _SENT_AT_ONCE else None):
                 traceparent = tracing.outgoing.get()
                 response = await self._open_session().post(
-                    self._base_url + path,
+                    self._url(path),
                     data=body,
                     headers={names.TRACEPARENT: traceparent} if traceparent else None,
                     allow_redirects=False,
@@ -124,10 +136,7 @@ class ProviderHttp:
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the bytes that came, waiting for some; none at the end."""
         try:
-            if ready := response.content.read_nowait():
-                return ready  # without a timer, which costs more than reading
-            async with asyncio.timeout(self._pool.idle_timeout_s):
-                return await response.content.readany()
+            return await response.content.readany()
         except TimeoutError:
             raise errors.stalled() from None
         except (aiohttp.ClientError, OSError):
@@ -148,13 +157,5 @@ class ProviderHttp:
             return None  # the status says enough
 
 
-async def _read_end(response: aiohttp.ClientResponse) -> None:
-    """Read what follows the marker, normally nothing, so that the connection can be used again."""
-    if response.content.at_eof():
-        return
-    try:
-        async with asyncio.timeout(END_WAIT_S):
-            while await response.content.readany():
-                pass
-    except (TimeoutError, aiohttp.ClientError, OSError):
-        return  # the answer is whole; only the connection is lost
+async def _close(response: aiohttp.ClientResponse) -> None:
+    response.close()

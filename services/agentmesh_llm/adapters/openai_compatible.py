@@ -3,7 +3,6 @@
 import asyncio
 import base64
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -44,16 +43,12 @@ class OpenAiCompatibleProvider:
         self._carrier = open_carrier(settings, headers, errors_of.refusal_of)
         self._dialect = dialect_of(settings.base_url)
 
-    async def stream(self, question: Question) -> AsyncGenerator[Sequence[Delta], None]:
+    def stream(self, question: Question) -> AsyncGenerator[Sequence[Delta], None]:
         """Stream a chat completion or a response; closing the generator closes the socket."""
         if self._speaks_responses:
-            stream = self._carrier.stream("/responses", responses_wire.question_body(question), ResponseReader())
-        else:
-            body = openai_wire.question_body(question, self._dialect)
-            stream = self._carrier.stream("/chat/completions", body, ChunkReader())
-        async with aclosing(stream) as answer:
-            async for deltas in answer:
-                yield deltas
+            return self._carrier.stream("/responses", responses_wire.question_body(question), ResponseReader())
+        body = openai_wire.question_body(question, self._dialect)
+        return self._carrier.stream("/chat/completions", body, ChunkReader())
 
     async def embed(self, question: EmbedQuestion) -> Vectors:
         """Return a vector for each text."""

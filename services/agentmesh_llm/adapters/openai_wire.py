@@ -90,9 +90,13 @@ class ChunkReader:
                 raise openai_errors.event_error(chunk["error"])
             if usage := chunk.get("usage"):
                 self._usage = read_usage(usage)
-            self._model = self._model or model_of(chunk.get("model"))
-            choices = chunk.get("choices") or ()
-            return [delta for choice in choices if not choice.get("index") for delta in self._choice(choice)]
+            if not self._model:
+                self._model = model_of(chunk.get("model"))
+            deltas: list[Delta] = []
+            for choice in chunk.get("choices") or ():
+                if not choice.get("index"):
+                    self._choice(choice, deltas)
+            return deltas
         except (AttributeError, KeyError, TypeError, ValueError):
             raise errors.garbage() from None
 
@@ -102,8 +106,7 @@ class ChunkReader:
             raise errors.interrupted()
         return [self._usage, Finish(self._reason, self._model)]
 
-    def _choice(self, choice: dict[str, Any]) -> list[Delta]:
-        deltas: list[Delta] = []
+    def _choice(self, choice: dict[str, Any], deltas: list[Delta]) -> None:
         delta = choice.get("delta") or {}
         if reasoning := delta.get("reasoning_content") or delta.get("reasoning"):
             deltas.append(ReasoningDelta(text_of(reasoning)))
@@ -117,7 +120,6 @@ class ChunkReader:
             if reason in _BROKEN:
                 raise errors.interrupted()
             self._reason = _REASONS.get(text_of(reason), FinishReason.UNKNOWN)
-        return deltas
 
     def _tool_call(self, position: int, call: dict[str, Any]) -> ToolCallDelta:
         index = call.get("index")

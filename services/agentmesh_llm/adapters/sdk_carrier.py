@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import httpx2
@@ -13,10 +14,10 @@ from agentmesh.kit.errors import MeshError
 from agentmesh.kit.model_settings import ProviderPool
 from agentmesh_llm.adapters import provider_errors as errors
 from agentmesh_llm.adapters.answer_feed import (
-    END_WAIT_S,
     MAX_ERROR_BYTES,
     AnswerFeed,
     AnswerReader,
+    Endings,
     error_object_of,
     retry_after_s_of,
 )
@@ -58,24 +59,27 @@ class SdkCarrier:
         self._types = types
         self._pool = pool
         self._refusal_of = refusal_of
+        self._endings = Endings()
 
     async def stream(self, path: str, body: bytes, reader: AnswerReader) -> AsyncGenerator[Sequence[Delta], None]:
         """Stream an answer; closing the generator closes the socket."""
         feed = AnswerFeed(reader)
         response = await self._post(path, body)
+        chunks = response.aiter_bytes()
         try:
-            chunks = response.aiter_bytes()
             while chunk := await self._read(chunks):
                 if deltas := feed.take(chunk):
                     yield deltas
                 if feed.error is not None:
                     raise feed.error
                 if reader.whole:
-                    await _read_end(chunks)
                     return
             raise errors.interrupted()
         finally:
-            await response.aclose()
+            if reader.whole:
+                self._endings.start(partial(self._read, chunks), response.aclose)
+            else:
+                await response.aclose()
 
     async def fetch(self, path: str, body: bytes, max_bytes: int) -> bytes:
         """Return an answer that is no stream, at most `max_bytes` of it; raise Unavailable beyond."""
@@ -91,6 +95,7 @@ class SdkCarrier:
 
     async def aclose(self) -> None:
         """Close the pool."""
+        await self._endings.aclose()
         await self._client.close()
 
     async def _post(self, path: str, body: bytes) -> httpx2.Response:
@@ -178,16 +183,6 @@ async def _beginning_of(response: httpx2.Response) -> bytes:
     finally:
         await response.aclose()
     return bytes(body)
-
-
-async def _read_end(chunks: AsyncIterator[bytes]) -> None:
-    """Read what follows the marker, normally nothing, so that the connection can be used again."""
-    try:
-        async with asyncio.timeout(END_WAIT_S):
-            async for _ in chunks:
-                pass
-    except (TimeoutError, *_BROKEN):
-        return  # the answer is whole; only the connection is lost
 
 
 def http_client_of(pool: ProviderPool, headers: Mapping[str, str]) -> httpx2.AsyncClient:

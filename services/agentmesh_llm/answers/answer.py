@@ -31,8 +31,9 @@ class SharedAnswer:
     """Runs a provider's stream in a task of its own and keeps what came.
 
     While `kept`, all of it stays, so that a caller may join at any time. Otherwise only what some reader has not
-    read yet stays, and beyond `lag_bytes` of that the provider has to wait. It ends with a Finish or with an
-    error; a stream that stops without a Finish is an error, whatever the provider's adapter made of it.
+    read yet stays, and beyond `lag_bytes` of that the provider has to wait. Readers get `batch_bytes` at a time. It
+    ends with a Finish or with an error; a stream that stops without a Finish is an error, whatever the provider's
+    adapter made of it.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class SharedAnswer:
         deadline: float,
         kept: bool,
         lag_bytes: int,
+        batch_bytes: int,
     ) -> None:
         self.owner: Owner | None = None
         self.kept = kept
@@ -54,6 +56,7 @@ class SharedAnswer:
         self._deadline = deadline
         self._limit: asyncio.Timeout | None = None
         self._lag_bytes = lag_bytes
+        self._batch_bytes = batch_bytes
         self._deltas: list[Delta] = []
         self._first = 0  # the number of the first delta that is still held
         self._room: asyncio.Future[None] | None = None
@@ -99,11 +102,11 @@ class SharedAnswer:
             self._canceled = True
             self.task.cancel()
 
-    def take(self, start: int, max_bytes: int) -> list[Delta]:
-        """Return deltas from number `start` on until they are `max_bytes` or more, or there are no more."""
+    def take(self, start: int) -> list[Delta]:
+        """Return deltas from number `start` on until they are `batch_bytes` or more, or there are no more."""
         at = start - self._first
         end, size = at, 0
-        while end < len(self._deltas) and (end == at or size < max_bytes):
+        while end < len(self._deltas) and (end == at or size < self._batch_bytes):
             size += size_of(self._deltas[end])
             end += 1
         return self._deltas[at:end]
@@ -193,7 +196,7 @@ class Reader:
         self._error: MeshError | None = None
         self._woken: asyncio.Future[None] | None = None
 
-    async def next_batch(self, max_bytes: int) -> list[Delta]:
+    async def next_batch(self) -> list[Delta]:
         """Return the deltas that are ready, waiting for one; none after the last.
 
         Raises what ended the call, after everything that had come before.
@@ -201,7 +204,7 @@ class Reader:
         answer = self._answer
         if self._error is not None:
             raise self._error
-        while not (batch := answer.take(self.position, max_bytes)):
+        while not (batch := answer.take(self.position)):
             if answer.ended:
                 if answer.error is not None:
                     raise answer.error.with_traceback(None)
@@ -228,7 +231,7 @@ class Reader:
         """Have `then` called once the call at the provider is over, whatever became of it."""
         self._answer.task.add_done_callback(lambda _: then())
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Leave. Closing twice is allowed."""
         if self in self._answer.readers:
             self._answer.left(self)

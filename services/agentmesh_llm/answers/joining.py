@@ -78,7 +78,13 @@ class Joiner:
             reader.coalesced = True
             return reader
         kept = key is not None or question is not None
-        answer = SharedAnswer(start(), deadline=deadline, kept=kept, lag_bytes=self.bounds.reader_bytes)
+        answer = SharedAnswer(
+            start(),
+            deadline=deadline,
+            kept=kept,
+            lag_bytes=self.bounds.reader_bytes,
+            batch_bytes=self.bounds.response_bytes,
+        )
         call = _Call(self, answer, on_end, question)
         answer.owner = call
         self._running.add(call)

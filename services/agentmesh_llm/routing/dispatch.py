@@ -63,10 +63,14 @@ async def stream(
         tried.append(one)
         said = False
         try:
-            async with aclosing(_from(one, replace(question, model=one.model), caller, observe)) as batches:
-                async for batch in batches:
-                    said = True
-                    yield batch
+            if not one.take():
+                await one.wait(caller.tenant, question.priority)
+            asked = question if question.model == one.model else replace(question, model=one.model)
+            with _Attempt(one, caller, observe, asked) as attempt:
+                async with aclosing(one.offer.provider.stream(asked)) as batches:
+                    async for batch in batches:
+                        said = True
+                        yield attempt.heard(batch)
             return
         except _ELSEWHERE as error:
             if said:
@@ -105,18 +109,6 @@ async def once(
         except _ELSEWHERE as failed:
             last = failed
     raise last or ways.refusal()
-
-
-async def _from(
-    one: Deployment, question: Question, caller: Caller, observe: Observer
-) -> AsyncGenerator[Sequence[Delta], None]:
-    """Yield a place's answer, and take note of how it fares there."""
-    if not one.take():
-        await one.wait(caller.tenant, question.priority)
-    with _Attempt(one, caller, observe, question) as attempt:
-        async with aclosing(one.offer.provider.stream(question)) as batches:
-            async for batch in batches:
-                yield attempt.heard(batch)
 
 
 class _Attempt:
@@ -163,18 +155,18 @@ class _Attempt:
         if self._first_word_s is None:
             self._first_word_s = self._now() - self._began
             self._one.spoke(self._first_word_s)
-        self._said += sum(map(size_of_text, batch))
-        usage = next((delta for delta in reversed(batch) if isinstance(delta, Usage)), None)
-        if usage is not None:
-            self.usage = self.priced(usage)
-            batch = [self.usage if delta is usage else delta for delta in batch]
+        for delta in batch:
+            self._said += size_of_text(delta)
         if self._transcript is not None:
             self._transcript.hear(batch)
         end = batch[-1]
         if not isinstance(end, Finish):
             return batch
+        usage = batch[-2]
+        assert isinstance(usage, Usage)  # so does a provider's whole answer end
+        self.usage = self.priced(usage)
         self._finish_reason, self.answered_by = end.reason.value, end.model
-        return [*batch[:-1], replace(end, provider=self._one.offer.name, deployment=self._one.name)]
+        return [*batch[:-2], self.usage, Finish(end.reason, end.model, self._one.offer.name, self._one.name)]
 
     def priced(self, usage: Usage) -> Usage:
         """Return what was used with its cost."""

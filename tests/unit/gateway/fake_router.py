@@ -146,6 +146,8 @@ class FakeTasks:
                         task_id=task_id, attempt=1, first_sequence=sequence, events=[log.events[sequence - 1]]
                     )
                     sent, after = sent + 1, sequence
+                if after < len(log.events):
+                    continue  # more was said while the last one was sent
                 if sent == limit or log.ended:
                     return
                 log.grown.clear()

@@ -49,9 +49,9 @@ def ignore(_: SharedAnswer) -> None:
 async def drained(reader: Reader) -> list[Delta]:
     """Read an answer to its end."""
     deltas: list[Delta] = []
-    while batch := await reader.next_batch(4096):
+    while batch := await reader.next_batch():
         deltas += batch
-    reader.close()
+    await reader.aclose()
     return deltas
 
 
@@ -98,21 +98,21 @@ async def test_an_answer_over_its_bound_ends_with_its_last_caller() -> None:
     source = Source(100)
     reader = opened(joiner, source, "a")
     await settle()
-    reader.close()
+    await reader.aclose()
     await settle()
     assert source.closed
     await joiner.aclose()
 
 
 async def test_a_stream_without_a_finish_is_interrupted_whatever_its_adapter_says() -> None:
-    joiner = Joiner(Bounds())
+    joiner = Joiner(Bounds(response_bytes=1))
     reader = opened(joiner, Source(2, whole=False))
-    assert await reader.next_batch(1) == [PIECE]
-    assert await reader.next_batch(1) == [PIECE]
+    assert await reader.next_batch() == [PIECE]
+    assert await reader.next_batch() == [PIECE]
     with pytest.raises(Unavailable) as raised:
-        await reader.next_batch(1)
+        await reader.next_batch()
     assert raised.value.reason == "STREAM_INTERRUPTED"
-    reader.close()
+    await reader.aclose()
     await joiner.aclose()
 
 
@@ -121,7 +121,7 @@ async def test_a_call_that_is_canceled_before_its_first_step_ends_too() -> None:
     reader = opened(joiner, Source(1), "a")
     assert await joiner.cancel("acme", "a")
     with pytest.raises(Canceled):
-        await reader.next_batch(1)
+        await reader.next_batch()
     assert not opened(joiner, Source(1), "a").joined
     await joiner.aclose()
 
