@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import names
-from agentmesh.kit.answers import fold
 from agentmesh.kit.rpc_server import Call
 from agentmesh_llm import checks, usage_wire, wire
-from agentmesh_llm.answers.caching import Recalled, merged, whole_of
+from agentmesh_llm.answers.caching import Recalled, whole_of
 from agentmesh_llm.answers.joining import JoinKey
 from agentmesh_llm.batches import batch_wire
 from agentmesh_llm.batches.reranking import best
@@ -49,7 +48,7 @@ class LlmApi:
             deltas: list[Delta] = []
             while batch := await reader.next_batch():
                 deltas += batch
-            return fold(self._written(merged(deltas), asked, reader))
+            return wire.to_response(deltas, asked.served.model, joined=reader.joined, cache=_outcome(asked, reader))
         finally:
             await reader.aclose()
 
@@ -170,10 +169,14 @@ class LlmApi:
         return call.remaining_s(self._desk.bounds.stream_s)
 
     def _written(self, batch: Sequence[Delta], asked: _Asked, reader: AnyReader) -> list[pb.Delta]:
-        outcome = pb.CACHE_OUTCOME_UNSPECIFIED
-        if asked.recalled is not None:
-            outcome = pb.CACHE_OUTCOME_COALESCED if reader.coalesced else pb.CACHE_OUTCOME_MISS
+        outcome = _outcome(asked, reader)
         return [wire.to_delta(delta, asked.served.model, joined=reader.joined, cache=outcome) for delta in batch]
+
+
+def _outcome(asked: _Asked, reader: AnyReader) -> "pb.CacheOutcome.ValueType":
+    if asked.recalled is None:
+        return pb.CACHE_OUTCOME_UNSPECIFIED
+    return pb.CACHE_OUTCOME_COALESCED if reader.coalesced else pb.CACHE_OUTCOME_MISS
 
 
 def _caller(call: Call) -> Caller:

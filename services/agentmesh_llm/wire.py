@@ -8,7 +8,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
-from agentmesh.kit.answers import NOT_ASKED_FOR
+from agentmesh.kit.answers import NOT_ASKED_FOR, AnswerBuilder
 from agentmesh_llm.checks import check_embed, check_question
 from agentmesh_llm.domain import (
     CacheBreakpoint,
@@ -105,17 +105,19 @@ def from_request(request: pb.GenerateRequest) -> Question:
 
 def from_messages(messages: Iterable[pb.ChatMessage]) -> tuple[Message, ...]:
     """Read a conversation that was checked."""
-    return tuple(
-        Message(
-            _ROLES[message.role],
-            tuple(map(_part, message.parts)),
-            tuple(ToolUse(call.id, call.name, call.arguments) for call in message.tool_calls),
-            message.tool_call_id,
-            tuple(Thought(t.text, t.signature, t.redacted, t.id) for t in message.thoughts),
-            tuple(map(_breakpoint, message.cache_breakpoints)),
-            message.tool_failed,
-        )
-        for message in messages
+    return tuple(map(_message, messages))
+
+
+def _message(message: pb.ChatMessage) -> Message:
+    calls, thoughts = message.tool_calls, message.thoughts
+    return Message(
+        _ROLES[message.role],
+        tuple(map(_part, message.parts)),
+        tuple(ToolUse(call.id, call.name, call.arguments) for call in calls) if calls else (),
+        message.tool_call_id,
+        tuple(Thought(t.text, t.signature, t.redacted, t.id) for t in thoughts) if thoughts else (),
+        tuple(map(_breakpoint, message.cache_breakpoints)),
+        message.tool_failed,
     )
 
 
@@ -179,6 +181,26 @@ def to_delta(
             cache=cache,
         )
     )
+
+
+def to_response(
+    deltas: Iterable[Delta],
+    model: Model,
+    *,
+    joined: bool = False,
+    cache: pb.CacheOutcome.ValueType = pb.CACHE_OUTCOME_UNSPECIFIED,
+) -> pb.GenerateResponse:
+    """Write a whole answer of this model, as `fold` makes it of its pieces."""
+    builder = AnswerBuilder()
+    texts: list[str] = []
+    for delta in deltas:
+        if isinstance(delta, TextDelta):
+            texts.append(delta.text)  # most of an answer is text, which need not be written piece by piece
+        else:
+            builder.add(to_delta(delta, model, joined=joined, cache=cache))
+    if texts:
+        builder.add(pb.Delta(text="".join(texts)))
+    return builder.build()
 
 
 def to_reason(reason: FinishReason) -> pb.FinishReason.ValueType:

@@ -109,15 +109,16 @@ class ProviderHttp:
     async def _post(self, path: str, body: bytes) -> aiohttp.ClientResponse:
         """Send a request and return its good answer, not yet read; raise the MeshError that a bad one means."""
         try:
+            traceparent = tracing.outgoing.get()
+            posting = self._open_session().post(
+                self._url(path),
+                data=body,
+                headers={names.TRACEPARENT: traceparent} if traceparent else None,
+                allow_redirects=False,
+            )
             # The connection's own timer starts once the body is sent; a long one may never be.
-            async with asyncio.timeout(self._pool.idle_timeout_s if len(body) > _SENT_AT_ONCE else None):
-                traceparent = tracing.outgoing.get()
-                response = await self._open_session().post(
-                    self._url(path),
-                    data=body,
-                    headers={names.TRACEPARENT: traceparent} if traceparent else None,
-                    allow_redirects=False,
-                )
+            long = len(body) > _SENT_AT_ONCE
+            response = await (asyncio.wait_for(posting, self._pool.idle_timeout_s) if long else posting)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError):
             raise errors.unreachable() from None
         except TimeoutError:

@@ -139,11 +139,11 @@ def entry_of(deltas: Sequence[Delta], model: Model) -> bytes | None:
     end = deltas[-1] if deltas else None
     if not isinstance(end, Finish) or end.reason not in _WHOLE:
         return None
-    written = [wire.to_delta(delta, model, cache=pb.CACHE_OUTCOME_HIT) for delta in merged(deltas)]
+    written = [wire.to_delta(delta, model, cache=pb.CACHE_OUTCOME_HIT) for delta in _merged(deltas)]
     return pb.StreamGenerateResponse(deltas=written).SerializeToString()
 
 
-def merged(deltas: Sequence[Delta]) -> list[Delta]:
+def _merged(deltas: Sequence[Delta]) -> list[Delta]:
     """Join neighbours of a kind: a replay need not come in the pieces that the model wrote."""
     return [_joined(list(group)) for _, group in groupby(deltas, key=_kind)]
 

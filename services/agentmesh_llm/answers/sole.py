@@ -11,8 +11,9 @@ from agentmesh_llm.domain import Delta, Finish
 class SoleReader:
     """Reads a provider's stream in its caller's own task: no other task, and nothing that is kept.
 
-    It is read as `Reader` is. Who doesn't read makes the provider wait. At `deadline`, in the loop's time, the stream
-    is closed, also while its caller is busy elsewhere. `then` is called once the call is over, whatever became of it.
+    It is made and read in that one task, as `Reader` is. Who doesn't read makes the provider wait. At `deadline`, in
+    the loop's time, the stream is closed, also while its caller is busy elsewhere. `then` is called once the call is
+    over, whatever became of it.
     """
 
     joined = False
@@ -23,7 +24,8 @@ class SoleReader:
         self._then = then
         self._whole = False
         self._expired = False
-        self._reading: asyncio.Task[object] | None = None
+        self._caller = asyncio.current_task()
+        self._reading = False
         self._closing: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_at(deadline, self._expire)
 
@@ -34,18 +36,18 @@ class SoleReader:
         """
         if self._whole:
             return ()
-        self._reading = asyncio.current_task()
+        self._reading = True
         try:
             async for batch in self._stream:
                 if batch:
                     self._whole = isinstance(batch[-1], Finish)
                     return batch
         except asyncio.CancelledError:
-            if self._expired and self._reading is not None and not self._reading.uncancel():
+            if self._expired and self._caller is not None and not self._caller.uncancel():
                 raise DeadlineExceeded("time is up") from None
             raise
         finally:
-            self._reading = None
+            self._reading = False
         if self._expired:
             raise DeadlineExceeded("time is up")
         raise Unavailable("the provider's answer broke off", reason="STREAM_INTERRUPTED", retry_after_s=1)
@@ -60,7 +62,7 @@ class SoleReader:
 
     def _expire(self) -> None:
         self._expired = True
-        if self._reading is not None:
-            self._reading.cancel()
+        if self._reading and self._caller is not None:
+            self._caller.cancel()
         else:
             self._closing = asyncio.create_task(self._stream.aclose())

@@ -51,6 +51,7 @@ class Ledger:
         self._now = now
         self._pending: dict[tuple[str, Account], Totals] = {}
         self._writing: dict[tuple[str, Account], Totals] = {}
+        self._flushing = asyncio.Lock()
         self._written: dict[Holder, tuple[str, int, int]] = {}  # day, its cost, its month's cost
         self._unwritten: dict[Holder, int] = {}
         self._looked_at: dict[Holder, None] = {}
@@ -128,20 +129,14 @@ class Ledger:
                 log.warning("usage_not_written", reason=error.reason, sums=len(self._pending), retry_in_s=wait_s)
 
     async def flush(self) -> None:
-        """Write what is pending; raise Unavailable, keeping it, if that can't be done."""
-        while self._pending:
-            self._writing = {key: self._pending.pop(key) for key in list(self._pending)[:_BATCH]}
-            try:
-                await self.books.add_usage(
-                    [Entry(day, account, sums) for (day, account), sums in self._writing.items()]
-                )
-            except BaseException:
-                # Cut off in the middle it may be written all the same: rather twice than never.
-                for (day, account), totals in self._writing.items():
-                    self._pending.setdefault((day, account), Totals()).add(totals)
-                self._writing = {}
-                raise
-            self._settle()
+        """Write what is pending now; raise Unavailable, keeping it, if that can't be done.
+
+        What comes in the meantime is left for the next time, so that a busy proxy writes no more often than a quiet one.
+        """
+        async with self._flushing:
+            due = list(self._pending)
+            for start in range(0, len(due), _BATCH):
+                await self._write({key: self._pending.pop(key) for key in due[start : start + _BATCH]})
         _pending_gauge.set(len(self._pending))
 
     async def aclose(self) -> None:
@@ -153,6 +148,20 @@ class Ledger:
             _failures.inc()
             log.error("usage_lost", sums=len(self._pending))
         await self.books.aclose()
+
+    async def _write(self, due: dict[tuple[str, Account], Totals]) -> None:
+        self._writing = due
+        try:
+            await self.books.add_usage([Entry(day, account, sums) for (day, account), sums in due.items()])
+        except BaseException:
+            # Cut off in the middle it may be written all the same: rather twice than never.
+            for key, totals in due.items():
+                self._pending.setdefault(key, Totals()).add(totals)
+            raise
+        else:
+            self._settle()
+        finally:
+            self._writing = {}
 
     def _settle(self) -> None:
         """Take what was written from what is unwritten to what the books are known to say."""
@@ -166,7 +175,6 @@ class Ledger:
                 day, in_day, in_month = self._written.get(holder, ("", 0, 0))
                 if day == at == today:
                     self._written[holder] = (day, in_day + cost, in_month + cost)
-        self._writing = {}
 
     def _forget(self, holder: Holder) -> None:
         del self._looked_at[holder]

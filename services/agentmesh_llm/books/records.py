@@ -75,8 +75,14 @@ class Totals:
 
     def add(self, other: "Totals") -> None:
         """Add what was used elsewhere."""
-        for name in COUNTS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.requests += other.requests
+        self.calls += other.calls
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.cached_input_tokens += other.cached_input_tokens
+        self.cache_write_tokens += other.cache_write_tokens
+        self.reasoning_tokens += other.reasoning_tokens
+        self.cost_nano_usd += other.cost_nano_usd
 
     def values(self) -> tuple[int, ...]:
         """Return the counts in the order of COUNTS."""

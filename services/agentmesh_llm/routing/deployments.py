@@ -174,6 +174,8 @@ def next_of(
 ) -> Deployment | None:
     """Return the place with the least to wait for that may be asked and was not tried yet, full ones last."""
     left = [one for one in deployments if one not in tried and one.is_open]
+    if len(left) == 1:
+        return left[0]
     return min(left, key=lambda one: (one.is_full, one.load(priority)), default=None)
 
 

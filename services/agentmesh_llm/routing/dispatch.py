@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -67,10 +66,13 @@ async def stream(
                 await one.wait(caller.tenant, question.priority)
             asked = question if question.model == one.model else replace(question, model=one.model)
             with _Attempt(one, caller, observe, asked) as attempt:
-                async with aclosing(one.offer.provider.stream(asked)) as batches:
+                batches = one.offer.provider.stream(asked)
+                try:
                     async for batch in batches:
                         said = True
                         yield attempt.heard(batch)
+                finally:
+                    await batches.aclose()
             return
         except _ELSEWHERE as error:
             if said:

@@ -1,6 +1,7 @@
 """Usage waits in bounded memory while the books are away, and nothing that was paid is forgotten."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -16,10 +17,13 @@ class AwayBooks:
 
     away: bool = True
     written: list[Entry] = field(default_factory=list)
+    meanwhile: Callable[[], None] = lambda: None
 
     async def add_usage(self, entries: Sequence[Entry]) -> None:
         if self.away:
             raise Unavailable("the books can't be reached", reason="BOOKS_UNAVAILABLE")
+        self.meanwhile()
+        await asyncio.sleep(0)
         self.written += entries
 
     async def usage(self, query: UsageQuery) -> list[UsageSum]:
@@ -80,3 +84,28 @@ async def test_what_a_closing_process_used_is_written() -> None:
     kept.add(Account("acme", "", "p/m", ""), Totals(requests=1))
     await kept.aclose()
     assert len(books.written) == 1
+
+
+async def test_what_comes_while_it_writes_is_left_for_the_next_time() -> None:
+    books = AwayBooks(away=False)
+    kept = ledger(books)
+    account = Account("acme", "k", "p/m", "t")
+    books.meanwhile = lambda: kept.add(account, Totals(requests=1, cost_nano_usd=7))
+    kept.add(account, Totals(requests=1, cost_nano_usd=5))
+    await kept.flush()
+    assert [entry.totals.cost_nano_usd for entry in books.written] == [5]
+    assert kept.pending == 1
+
+
+async def test_two_who_write_at_once_keep_their_sums_apart() -> None:
+    books = AwayBooks(away=False)
+    kept = ledger(books)
+    account = Account("acme", "k", "p/m", "t")
+    kept.add(account, Totals(requests=1, cost_nano_usd=5))
+    first = asyncio.create_task(kept.flush())
+    await asyncio.sleep(0)
+    kept.add(account, Totals(requests=1, cost_nano_usd=7))
+    await asyncio.gather(first, kept.flush())
+    assert [entry.totals.cost_nano_usd for entry in books.written] == [5, 7]
+    assert kept.pending == 0
+    assert kept.spent(("acme", "k")) == (0, 0)  # nothing is unwritten, and nobody has read the books
