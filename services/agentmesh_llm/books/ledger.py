@@ -131,7 +131,7 @@ class Ledger:
     async def flush(self) -> None:
         """Write what is pending now; raise Unavailable, keeping it, if that can't be done.
 
-        What comes in the meantime is left for the next time, so that a busy proxy writes no more often than a quiet one.
+        What comes in the meantime is left for the next time: a busy proxy writes no more often than a quiet one.
         """
         async with self._flushing:
             due = list(self._pending)

@@ -140,8 +140,7 @@ class _Attempt:
         if one.offer.send_traceparent:
             self._span_id = tracing.new_span_id()
             self._caller = caller if caller.traceparent else caller._replace(traceparent=tracing.root_context())
-        self._now = asyncio.get_running_loop().time
-        self._began = self._now()
+        self._began = time.monotonic()
         self._began_ns = time.time_ns()
 
     def __enter__(self) -> "_Attempt":
@@ -155,7 +154,7 @@ class _Attempt:
         if not batch:
             return batch
         if self._first_word_s is None:
-            self._first_word_s = self._now() - self._began
+            self._first_word_s = time.monotonic() - self._began
             self._one.spoke(self._first_word_s)
         for delta in batch:
             self._said += size_of_text(delta)
@@ -193,7 +192,7 @@ class _Attempt:
             _status(error),
             usage or Usage(),
             estimated,
-            self._now() - self._began,
+            time.monotonic() - self._began,
             self._first_word_s,
             operation=self._operation,
             server=offer.server,

@@ -16,7 +16,7 @@ from agentmesh_llm.domain import (
     ToolCallDelta,
     Usage,
 )
-from agentmesh_llm.wire import to_delta
+from agentmesh_llm.wire import to_delta, to_response
 
 MODEL = Model("m", "m", "p", is_default=True, embeddings=False)
 
@@ -46,6 +46,7 @@ def test_every_kind_of_piece_survives() -> None:
     assert len(replayed) == 8
     said = fold(to_delta(delta, MODEL, cache=pb.CACHE_OUTCOME_HIT) for delta in deltas)
     assert fold(replayed) == said
+    assert to_response(deltas, MODEL, cache=pb.CACHE_OUTCOME_HIT) == said
     assert [token.token for token in said.logprobs] == ["he", "y"]
     assert len(said.message.thoughts) == 2
 
