@@ -1,7 +1,9 @@
 """The `agentmesh` command, which is how services start, too."""
 
 import os
+import sys
 
 # gRPC reads this when it is imported. Without it every byte that comes or goes passes through a thread pool, at a fifth
 # more CPU for each call; docs/adr/0006 has the figures. Who sets it otherwise keeps what they set.
-os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
+if sys.platform == "linux":
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")

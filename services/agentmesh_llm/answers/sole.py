@@ -36,6 +36,8 @@ class SoleReader:
         """
         if self._whole:
             return ()
+        if self._expired:
+            raise DeadlineExceeded("time is up")
         self._reading = True
         try:
             async for batch in self._stream:
@@ -48,8 +50,6 @@ class SoleReader:
             raise
         finally:
             self._reading = False
-        if self._expired:
-            raise DeadlineExceeded("time is up")
         raise Unavailable("the provider's answer broke off", reason="STREAM_INTERRUPTED", retry_after_s=1)
 
     async def aclose(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 _SCRIPT = "import os, sys, agentmesh.cli; print(os.environ['GRPC_EXPERIMENTS'], 'grpc' in sys.modules)"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="measured on Linux, and set there only")
 @pytest.mark.parametrize(
     ("given", "kept"),
     [(None, "-event_engine_client,-event_engine_listener"), ("", ""), ("event_engine_fork", "event_engine_fork")],
