@@ -27,16 +27,13 @@ Violation = tuple[str, str]
 
 def check_question(request: pb.GenerateRequest) -> None:
     """Raise InvalidRequest with the path of every field that is wrong."""
-    refuse(
-        [
-            *_messages(request.messages),
-            *(_tools(request) if request.tools or request.HasField("tool_choice") else ()),
-            *(check_sampling(request.sampling) if request.HasField("sampling") else ()),
-            *_key(request),
-            *_fallbacks(request),
-            *_steering(request),
-        ]
-    )
+    found = list(_messages(request.messages))
+    if request.tools or request.HasField("tool_choice"):
+        found += _tools(request)
+    if request.HasField("sampling"):
+        found += check_sampling(request.sampling)
+    found += _steering(request)
+    refuse(found)
 
 
 def check_messages(messages: Iterable[pb.ChatMessage]) -> None:
@@ -70,11 +67,6 @@ def check_pattern(pattern: str) -> None:
     """Raise InvalidRequest if a pattern is longer than any model's id."""
     if len(pattern) > _MAX_PATTERN:
         refuse([("model_pattern", f"must be at most {_MAX_PATTERN} characters")])
-
-
-def _fallbacks(request: pb.GenerateRequest) -> Iterator[Violation]:
-    if len(request.fallbacks) > _MAX_FALLBACKS:
-        yield "fallbacks", f"must be at most {_MAX_FALLBACKS} models"
 
 
 def refuse(violations: list[Violation]) -> None:
@@ -147,6 +139,10 @@ def check_sampling(sampling: pb.Sampling) -> Iterator[Violation]:
 
 
 def _steering(request: pb.GenerateRequest) -> Iterator[Violation]:
+    if len(request.idempotency_key) > MAX_KEY_CHARACTERS:
+        yield "idempotency_key", f"must be at most {MAX_KEY_CHARACTERS} characters"
+    if len(request.fallbacks) > _MAX_FALLBACKS:
+        yield "fallbacks", f"must be at most {_MAX_FALLBACKS} models"
     if request.HasField("top_logprobs") and not 0 <= request.top_logprobs <= _MAX_LOGPROBS:
         yield "top_logprobs", f"must be from 0 to {_MAX_LOGPROBS}"
     if request.HasField("reasoning"):
@@ -160,8 +156,3 @@ def _steering(request: pb.GenerateRequest) -> Iterator[Violation]:
         yield "priority", "is not known"
     if len(request.prompt_cache_key) > MAX_KEY_CHARACTERS:
         yield "prompt_cache_key", f"must be at most {MAX_KEY_CHARACTERS} characters"
-
-
-def _key(request: pb.GenerateRequest) -> Iterator[Violation]:
-    if len(request.idempotency_key) > MAX_KEY_CHARACTERS:
-        yield "idempotency_key", f"must be at most {MAX_KEY_CHARACTERS} characters"

@@ -1,6 +1,5 @@
 """The handlers of LlmService."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
@@ -64,9 +63,7 @@ class LlmApi:
         try:
             while batch := await reader.next_batch():
                 yield pb.StreamGenerateResponse(deltas=self._written(batch, asked, reader))
-                # A write returns at once: two turns of the loop let what is under way join the next message.
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
+                await reader.linger()
         finally:
             await reader.aclose()
 

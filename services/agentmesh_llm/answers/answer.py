@@ -217,6 +217,11 @@ class Reader:
         answer.moved()
         return batch
 
+    async def linger(self) -> None:
+        """Let what is under way join the next batch: a write returns at once, and the provider's task has its turns."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
     def wake(self) -> None:
         """Let a waiting `next_batch` look again."""
         if self._woken is not None and not self._woken.done():

@@ -52,6 +52,9 @@ class SoleReader:
             self._reading = False
         raise Unavailable("the provider's answer broke off", reason="STREAM_INTERRUPTED", retry_after_s=1)
 
+    async def linger(self) -> None:
+        """Do nothing: what has come meanwhile is in the next batch anyway."""
+
     async def aclose(self) -> None:
         """Leave, which ends the provider's call if it is not over. Closing twice is allowed."""
         self._timer.cancel()
