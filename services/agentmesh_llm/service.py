@@ -97,7 +97,7 @@ class ModelDesk:
         ResourceExhausted if the call is more than the caller may have.
 
         A call is joined by the same key, or by the same question if the request may have a cached answer; if that is
-        under way at another llm-proxy, its answer is waited for.
+        under way at another llm-proxy, its answer is waited for. What has neither is read straight from its provider.
         """
         ways = self._catalogue.ways(served, fallbacks)
         deadline = asyncio.get_running_loop().time() + timeout_s

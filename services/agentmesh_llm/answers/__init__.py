@@ -1,1 +1,1 @@
-"""Answers that callers share: those under way, and those that were given before."""
+"""Answers on their way to callers, shared or not, and those that were given before."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from agentmesh.kit import telemetry
 from agentmesh.kit.errors import Canceled, DeadlineExceeded, MeshError, Unavailable
-from agentmesh_llm.domain import Delta, Finish, Usage, size_of
+from agentmesh_llm.domain import Delta, Finish, size_of
 
 log = telemetry.logger(__name__)
 
@@ -50,7 +50,6 @@ class SharedAnswer:
         self.held_bytes = 0
         self.ended = False
         self.error: Exception | None = None
-        self.usage = Usage()
         self.readers: set[Reader] = set()
         self._stream = stream
         self._deadline = deadline
@@ -153,7 +152,6 @@ class SharedAnswer:
         self._deltas += batch
         self.held_bytes += size
         if isinstance(batch[-1], Finish):
-            self.usage = next((delta for delta in reversed(batch) if isinstance(delta, Usage)), Usage())
             self._end(None)
         else:
             for reader in self.readers:
@@ -185,7 +183,7 @@ class SharedAnswer:
 
 
 class Reader:
-    """One caller's place in an answer; for one task at a time. `close` it when the caller is gone."""
+    """One caller's place in an answer; for one task at a time. `aclose` it when the caller is gone."""
 
     def __init__(self, answer: SharedAnswer, name: object = None) -> None:
         self.position = 0
