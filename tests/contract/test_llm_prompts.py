@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
+from agentmesh.kit import names
 from agentmesh.kit.errors import InvalidRequest, NotFound, Unavailable
 from tests.support.fake_batches import completion_for
 from tests.support.fake_provider import BAD_TEXT, FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider
+from tests.support.metrics import metric
 
 Mode = pb.CachePolicy.Mode
 REPEATABLE = pb.Sampling(temperature=0)
@@ -82,7 +84,12 @@ async def test_single_prompts_that_come_together_share_calls_and_pay_for_their_o
     llm: LlmCaller, fake: FakeProvider
 ) -> None:
     prompts = [" ".join(["word"] * (number + 1)) for number in range(8)]
-    answers = await asyncio.gather(*(complete(llm, prompt) for prompt in prompts))
+    asking = [asyncio.create_task(complete(llm, prompt, model="held")) for prompt in prompts]
+    async with asyncio.timeout(10):
+        while not fake.hits or metric(names.LLM_BATCH_WAITING, kind="completion") != 8 - len(sent(fake)):
+            await asyncio.sleep(0.005)
+    fake.let_go.set()
+    answers = await asyncio.gather(*asking)
     assert [answer.completions[0].text for answer in answers] == list(map(completion_for, prompts))
     assert len(fake.hits) < 8
     assert [answer.usage.input_tokens for answer in answers] == list(range(1, 9))
