@@ -2,11 +2,10 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from prometheus_client import start_http_server
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -16,7 +15,8 @@ from starlette.types import ASGIApp
 from agentmesh.kit import lifecycle, names, telemetry
 from agentmesh.kit.auth import Keyring
 from agentmesh.kit.errors import MeshError
-from agentmesh.kit.rpc_server import PortInUse
+from agentmesh.kit.health import Check, Health, serve_health
+from agentmesh.kit.metrics_server import serve_metrics
 from agentmesh.kit.settings import Endpoint, Settings
 from agentmesh_gateway.anthropic_api import ANTHROPIC, AnthropicApi
 from agentmesh_gateway.api import Api
@@ -38,21 +38,22 @@ log = telemetry.logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The application, and the event that makes its streams end and its readiness false."""
+    """The application, the event that makes its streams end and its readiness false, and what it needs itself."""
 
     app: ASGIApp
     draining: asyncio.Event
+    checks: Mapping[str, Check]
 
 
 def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: Bounds | None = None) -> Gateway:
     """Put the gateway together; what it opens is closed by the stack."""
     bounds = bounds or Bounds()
     services = settings.services
-    ca = services.tls.ca
+    trust = lifecycle.trust_of(settings)
     draining = asyncio.Event()
     behind = frozenset(services.gateway.behind)
     table = RouteTable(SERVICES if names.ROUTER in behind else ())
-    upstream = Upstream(services.router.addresses, ca=ca, max_channels=bounds.max_channels)
+    upstream = Upstream(services.router.addresses, trust=trust, max_channels=bounds.max_channels)
     stack.push_async_callback(upstream.aclose)
     endpoints: dict[str, Endpoint] = {
         names.ROUTER: services.router,
@@ -61,17 +62,18 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
         names.STORAGE: services.storage,
     }
     health = ServiceHealth(
-        {name: endpoint.addresses for name, endpoint in endpoints.items() if name in behind}, ca=ca, bounds=bounds
+        {name: endpoint.addresses for name, endpoint in endpoints.items() if name in behind}, trust=trust, bounds=bounds
     )
     stack.push_async_callback(health.aclose)
-    models = Upstream(services.llm.addresses, ca=ca, max_channels=bounds.max_channels)
+    models = Upstream(services.llm.addresses, trust=trust, max_channels=bounds.max_channels)
     stack.push_async_callback(models.aclose)
     # The router checks the credentials of its clients itself; for the llm-proxy it is done here.
     authenticator = lifecycle.authenticator_of(settings, keyring)
     calls = LlmCalls(models, authenticator, keyring, bounds)
     paths = VendorPaths()
     model_pages = _model_pages(calls, paths) if names.LLM in behind else []
-    health_pages = HealthPages(health, names.ROUTER if names.ROUTER in behind else names.LLM, draining)
+    needed = names.ROUTER if names.ROUTER in behind else names.LLM
+    health_pages = HealthPages(health, needed, draining)
     pages = [
         Page("/health", health_pages.live, methods=["GET"]),
         Page("/health/ready", health_pages.ready, methods=["GET"]),
@@ -93,7 +95,7 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
         anonymous=not settings.security.authentication,
         loopback=services.gateway.is_loopback,
     )
-    return Gateway(edge, draining)
+    return Gateway(edge, draining, {needed: lambda: health.serves(needed)})
 
 
 def _model_pages(calls: LlmCalls, paths: VendorPaths) -> list[Page]:
@@ -121,9 +123,14 @@ async def _serve(settings: Settings) -> None:
     stop = lifecycle.stop_on_signals()
     listener = bind(endpoint.bound_host, endpoint.port)
     async with AsyncExitStack() as stack:
+        health = Health(role=names.GATEWAY)
+        if endpoint.health_listen:
+            await serve_health(health, endpoint.health_listen, stack)
         gateway = build(settings, lifecycle.keyring_of(settings), stack)
-        if settings.monitoring.metrics:
-            _serve_metrics(endpoint, stack)
+        health.depend_on((), gateway.checks if settings.monitoring.health_checks else {}, {})
+        for work in (health.run(), _drain_with(gateway.draining, health)):
+            stack.callback(asyncio.create_task(work).cancel)
+        serve_metrics(names.GATEWAY, settings, stack)
         lifecycle.spare_what_stays()
         port = listener.getsockname()[1]
         log.info("started", role=names.GATEWAY, address=f"{endpoint.bound_host}:{port}", pid=os.getpid())
@@ -134,19 +141,11 @@ async def _serve(settings: Settings) -> None:
             bounds=Bounds(),
             draining=gateway.draining,
             drain_timeout_s=settings.drain_timeout_s,
-            tls=lifecycle.tls_of(settings),
+            tls=lifecycle.tls_of(settings, names.GATEWAY),
         )
     log.info("stopped", role=names.GATEWAY)
 
 
-def _serve_metrics(endpoint: Endpoint, stack: AsyncExitStack) -> None:
-    try:
-        server, _ = start_http_server(endpoint.metrics_port, addr=endpoint.bound_host)
-    except OSError as error:
-        raise PortInUse(
-            f"can't listen on {endpoint.metrics_listen} for metrics: is the port in use? Stop what uses it or "
-            "choose another metrics_port",
-            reason="PORT_IN_USE",
-        ) from error
-    stack.callback(server.server_close)
-    stack.callback(server.shutdown)
+async def _drain_with(draining: asyncio.Event, health: Health) -> None:
+    await draining.wait()
+    await health.drain()

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,10 +22,12 @@ _SERVING = "SERVING"
 class ServiceHealth:
     """Asks each service's health protocol, all at once, at most every `health_cache_s` seconds."""
 
-    def __init__(self, services: Mapping[str, Sequence[str]], *, ca: Path | None, bounds: Bounds) -> None:
+    def __init__(
+        self, services: Mapping[str, Sequence[str]], *, trust: rpc_client.Trust | None, bounds: Bounds
+    ) -> None:
         self._bounds = bounds
         self._channels = {
-            name: [rpc_client.open_channel(address, ca=ca) for address in addresses]
+            name: [rpc_client.open_channel(address, trust=trust) for address in addresses]
             for name, addresses in services.items()
         }
         self._known: dict[str, dict[str, Any]] = {}

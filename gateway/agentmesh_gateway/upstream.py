@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -22,9 +21,9 @@ Metadata = Sequence[tuple[str, str]]
 class _Lane:
     """One connection and the number of calls on it."""
 
-    def __init__(self, address: str, ca: Path | None) -> None:
+    def __init__(self, address: str, trust: rpc_client.Trust | None) -> None:
         self.address = address
-        self.channel = rpc_client.open_channel(address, ca=ca)
+        self.channel = rpc_client.open_channel(address, trust=trust)
         self.calls = 0
         self._methods: dict[str, Any] = {}
 
@@ -54,11 +53,11 @@ class Upstream:
     Opens at most `max_channels` connections; raises ResourceExhausted when all of them are full.
     """
 
-    def __init__(self, addresses: Sequence[str], *, ca: Path | None, max_channels: int) -> None:
+    def __init__(self, addresses: Sequence[str], *, trust: rpc_client.Trust | None, max_channels: int) -> None:
         self._addresses = tuple(addresses)
-        self._ca = ca
+        self._trust = trust
         self._max_channels = max(max_channels, len(self._addresses))
-        self._lanes = [_Lane(address, ca) for address in self._addresses]
+        self._lanes = [_Lane(address, trust) for address in self._addresses]
 
     @property
     def open_calls(self) -> int:
@@ -107,6 +106,6 @@ class Upstream:
             raise ResourceExhausted(
                 "the gateway has as many open calls as it takes", reason="TOO_MANY_CALLS", retry_after_s=1.0
             )
-        lane = _Lane(self._addresses[len(self._lanes) % len(self._addresses)], self._ca)
+        lane = _Lane(self._addresses[len(self._lanes) % len(self._addresses)], self._trust)
         self._lanes.append(lane)
         return lane

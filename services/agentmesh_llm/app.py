@@ -9,6 +9,7 @@ from typing import Any
 from agentmesh.api.llm.v1 import key_service_pb2, llm_service_pb2
 from agentmesh.kit import lifecycle, names
 from agentmesh.kit.auth import Access, Keyring
+from agentmesh.kit.redis_checks import redis_checks
 from agentmesh.kit.settings import Cache as CacheSettings
 from agentmesh.kit.settings import Settings
 from agentmesh.kit.tracing import open_tracer
@@ -42,7 +43,8 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     bounds = Bounds.of(settings.llm)
     store, sharing = open_cache(settings.cache, bounds)
     cache = AnswerCache(store, ttl_s=settings.cache.ttl)
-    accounts = _open_accounts(settings, stack)
+    ledger = _open_ledger(settings, stack)
+    accounts = _open_accounts(settings, ledger, stack)
     desk = ModelDesk(offering.catalogue, bounds, cache, accounts, sharing=sharing)
     stack.push_async_callback(desk.aclose)
 
@@ -58,7 +60,8 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         services=[
             (models, LlmApi(desk), callers),
             (keys, KeyApi(accounts.keys), Access.internal(names.OPERATOR, names.GATEWAY)),
-        ]
+        ],
+        watched={"database": ledger.answers, **redis_checks(settings.cache, stack)},
     )
 
 
@@ -71,7 +74,7 @@ def _watch(settings: Settings, stack: AsyncExitStack) -> Watch:
     return Watch(recorder(tracer), _CONTENT_CHARACTERS if settings.monitoring.record_content else 0)
 
 
-def _open_accounts(settings: Settings, stack: AsyncExitStack) -> Accounts:
+def _open_ledger(settings: Settings, stack: AsyncExitStack) -> Ledger:
     spending = settings.llm.spending
     ledger = Ledger(
         _open_books(settings),
@@ -79,6 +82,12 @@ def _open_accounts(settings: Settings, stack: AsyncExitStack) -> Accounts:
         keep_days=spending.keep_days,
         keep_tasks_days=max(1, round(settings.retention.tasks_s / _DAY_S)),
     )
+    _run(ledger.run(), stack)
+    return ledger
+
+
+def _open_accounts(settings: Settings, ledger: Ledger, stack: AsyncExitStack) -> Accounts:
+    spending = settings.llm.spending
     windows = Windows()
     if settings.cache.backend == "redis" and settings.cache.url is not None:
         from agentmesh_llm.adapters.redis_windows import RedisWindows
@@ -86,7 +95,6 @@ def _open_accounts(settings: Settings, stack: AsyncExitStack) -> Accounts:
         shared = RedisWindows(settings.cache.url.get_secret_value(), windows)
         stack.push_async_callback(shared.aclose)
         _run(shared.run(), stack)
-    _run(ledger.run(), stack)
     keys = Keys(ledger.books, cache_s=spending.key_cache_s)
     return Accounts(ledger, Budgets(ledger, windows), keys, spending)
 

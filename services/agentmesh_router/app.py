@@ -15,6 +15,7 @@ from agentmesh.kit.auth import PUBLIC, Keyring
 from agentmesh.kit.clock import SystemClock, duration
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.ids import incarnation_of
+from agentmesh.kit.redis_checks import redis_checks
 from agentmesh.kit.settings import Settings
 from agentmesh_router.accepting import Acceptor
 from agentmesh_router.adapters.peers import StoragePeers
@@ -55,10 +56,10 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     router_id = incarnation_of(names.ROUTER)
     tasks = settings.tasks
     policy = RetryPolicy(tasks.max_attempts, tasks.initial_backoff_s, tasks.max_backoff_s)
-    ca = settings.services.tls.ca
+    trust = lifecycle.trust_of(settings)
 
     hub, scheduler, catalog = Hub(), Scheduler(), Catalog()
-    peers = StoragePeers(settings.services.storage.addresses, router_id, ca=ca)
+    peers = StoragePeers(settings.services.storage.addresses, router_id, trust=trust)
     stack.push_async_callback(peers.aclose)
     storage = GrpcStorage(peers, token, router_id, scheduler.ready)
     stack.push_async_callback(storage.aclose)
@@ -94,8 +95,8 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         admission.claimed(claimed.tenant)
         starter.begin_claimed(link, claimed)
 
-    async def connect(address: str) -> None:
-        runner_channel = rpc_client.open_channel(address, ca=ca)
+    async def connect(address: str, server_name: str) -> None:
+        runner_channel = rpc_client.open_channel(address, trust=trust, server_name=server_name)
         connection = RunnerConnection(
             address,
             runner_channel,
@@ -135,6 +136,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
             (schedule_service, ScheduleApi(engine, clock), PUBLIC),
         ],
         checks={"storage": storage.ping, "agents": catalog.is_known},
+        watched=redis_checks(settings.cache, stack),
         drain=engine.drain,
     )
 

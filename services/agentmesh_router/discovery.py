@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from agentmesh.kit import telemetry
-from agentmesh.kit.discovery import resolve
+from agentmesh.kit.discovery import resolve_all
 
 log = telemetry.logger(__name__)
 
@@ -13,9 +13,12 @@ _RESOLVE_INTERVAL_S = 5.0
 
 
 class Discovery:
-    """Keeps one task running for each address that the configured names stand for now."""
+    """Keeps one task running for each address that the configured names stand for now.
 
-    def __init__(self, addresses: Sequence[str], connect: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+    `connect` takes an ip:port, and the name that its certificate is for.
+    """
+
+    def __init__(self, addresses: Sequence[str], connect: Callable[[str, str], Coroutine[Any, Any, None]]) -> None:
         self._addresses = addresses
         self._connect = connect
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -32,15 +35,13 @@ class Discovery:
             await asyncio.gather(*self._running.values(), return_exceptions=True)
 
     async def _look_up(self) -> None:
-        found: set[str] = set()
-        for address in self._addresses:
-            try:
-                found |= await resolve(address)
-            except OSError:
-                log.warning("name_not_resolved", address=address)
-                return  # a name that fails for a moment must not cost its runners their connections
+        try:
+            found = await resolve_all(self._addresses)
+        except OSError as error:
+            log.warning("name_not_resolved", address=str(error))
+            return  # a name that fails for a moment must not cost its runners their connections
         died = {address for address, task in self._running.items() if task.done()}
-        for address in (found - self._running.keys()) | (found & died):
-            self._running[address] = asyncio.create_task(self._connect(address))
-        for address in self._running.keys() - found:
+        for address in (found.keys() - self._running.keys()) | (found.keys() & died):
+            self._running[address] = asyncio.create_task(self._connect(address, found[address]))
+        for address in self._running.keys() - found.keys():
             self._running.pop(address).cancel()

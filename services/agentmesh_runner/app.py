@@ -22,12 +22,12 @@ _GRACE_S = 1.0  # routers' streams never end by themselves
 async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> lifecycle.Built:
     """Put the runner together."""
     token = keyring.role_token(names.RUNNER)
-    ca = settings.services.tls.ca
+    trust = lifecycle.trust_of(settings)
     own = settings.runner
-    channels = [rpc_client.open_channel(address, ca=ca) for address in settings.services.storage.addresses]
+    channels = [rpc_client.open_channel(address, trust=trust) for address in settings.services.storage.addresses]
     for channel in channels:
         stack.push_async_callback(channel.close)
-    models = GrpcModels(Proxies(settings.services.llm.addresses, ca=ca), token)
+    models = GrpcModels(Proxies(settings.services.llm.addresses, trust=trust), token)
     stack.push_async_callback(models.aclose)
     asking = RetryingModels(models, RetryBudget(own.llm_retries_per_call))
     hosts = HostPool(own.hosts, own.agents)

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from agentmesh.api.storage.v1 import artifact_service_pb2, task_store_service_pb2
 from agentmesh.kit import lifecycle, names
 from agentmesh.kit.auth import Access, Keyring
+from agentmesh.kit.redis_checks import redis_checks
 from agentmesh.kit.settings import Settings
 from agentmesh_storage.artifact_api import ArtifactApi
 from agentmesh_storage.backends import open_backend
@@ -50,6 +51,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
             (artifact_service, artifacts, Access.internal(names.ROUTER, names.RUNNER)),
         ],
         checks={"database": store.ping},
+        watched=redis_checks(settings.cache, stack),
         grace_s=_GRACE_S,
     )
 

@@ -237,7 +237,7 @@ def test_a_substituted_value_is_not_substituted_again(tmp_path: Path) -> None:
         ("databse: {}", "databse: unknown key; did you mean database?"),
         (
             "services:\n  tls:\n    qqq: 1",
-            "services.tls.qqq: unknown key; known: cert, key, ca",
+            "services.tls.qqq: unknown key; known: cert, key, ca, verify_clients, in_front",
         ),
         (
             "llm:\n  providers: [{name: a, base_url: 'http://h', models: m, pool: {per_hots: 1}}]",
@@ -260,6 +260,7 @@ def test_a_substituted_value_is_not_substituted_again(tmp_path: Path) -> None:
         ("logging:\n  file: 3", "logging.file: must be true, false or a path"),
         ("drain_timeout_s: .inf", "drain_timeout_s: must be a finite number"),
         ("services:\n  tls:\n    cert: a.pem", "services.tls.key: cert and key are needed together"),
+        ("services:\n  tls:\n    verify_clients: true", "services.tls.verify_clients: needs cert, key and ca"),
         (
             "services:\n  router:\n    host: a:1",
             "services.router.host: must be a host name or an IP address, without a port",

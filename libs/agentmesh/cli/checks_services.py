@@ -8,7 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from agentmesh.cli.checks_here import Check
 from agentmesh.client import AsyncClient
-from agentmesh.kit import names, rpc_client
+from agentmesh.kit import lifecycle, names, rpc_client
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.folder_lock import FolderLock
 from agentmesh.kit.model_settings import Provider
@@ -38,7 +38,7 @@ async def _grpc_service(settings: Settings, role: str) -> Check:
         return Check(role, "failed", f"nothing listens on {address}", _START)
     started = time.perf_counter()
     try:
-        async with rpc_client.open_channel(address, ca=settings.services.tls.ca) as channel:
+        async with rpc_client.open_channel(address, trust=lifecycle.trust_of(settings)) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             answer = await rpc_client.unary(stub.Check, health_pb2.HealthCheckRequest(), timeout_s=_TIMEOUT_S)
     except MeshError as error:

@@ -68,7 +68,9 @@ def debug(
         "input": parts,
     }
     spec = build_spec(agent, prompt if prompt != "-" else sys.stdin.read(), options)
-    sys.exit(asyncio.run(_execute(spec, address, role_token(settings), settings.services.tls.ca, timeout_s, as_json)))
+    sys.exit(
+        asyncio.run(_execute(spec, address, role_token(settings), lifecycle.trust_of(settings), timeout_s, as_json))
+    )
 
 
 def role_token(settings: Settings) -> str:
@@ -83,9 +85,9 @@ def role_token(settings: Settings) -> str:
 
 
 async def _execute(
-    spec: task_pb2.TaskSpec, address: str, token: str, ca: Path | None, timeout_s: float, as_json: bool
+    spec: task_pb2.TaskSpec, address: str, token: str, trust: rpc_client.Trust | None, timeout_s: float, as_json: bool
 ) -> int:
-    async with rpc_client.open_channel(address, ca=ca) as channel:
+    async with rpc_client.open_channel(address, trust=trust) as channel:
         stub: Any = runner_grpc.RunnerServiceStub(channel)
         known = await rpc_client.unary(
             stub.ListAgents, pb.ListAgentsRequest(), timeout_s=5.0, metadata=rpc_client.bearer(token)

@@ -18,6 +18,7 @@ _COMMANDS = {
     "demo": "agentmesh.cli.demo:demo",
     "dev": "agentmesh.cli.dev:dev",
     "doctor": "agentmesh.cli.doctor:doctor",
+    "health": "agentmesh.cli.health:health",
     "keys": "agentmesh.cli.keys:keys",
     "migrate": "agentmesh.cli.migrate:migrate",
     "run": "agentmesh.cli.run:run",

@@ -57,7 +57,7 @@ def operate(
     whose = ((names.TENANT, tenant),) if tenant else ()
 
     async def run() -> T:
-        async with rpc_client.open_channel(services.llm.addresses[0], ca=services.tls.ca) as channel:
+        async with rpc_client.open_channel(services.llm.addresses[0], trust=lifecycle.trust_of(settings)) as channel:
             return await work(Proxy(channel, (*rpc_client.bearer(token), *whose)))
 
     return asyncio.run(run())

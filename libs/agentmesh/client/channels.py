@@ -11,7 +11,7 @@ from agentmesh.api.artifact.v1 import artifact_service_pb2_grpc as artifact_grpc
 from agentmesh.api.schedule.v1 import schedule_service_pb2_grpc as schedule_grpc
 from agentmesh.api.task.v1 import task_service_pb2_grpc as task_grpc
 from agentmesh.kit.errors import InvalidRequest, ResourceExhausted
-from agentmesh.kit.rpc_client import open_channel
+from agentmesh.kit.rpc_client import Trust, open_channel
 from agentmesh.kit.setting_types import ADDRESS
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -26,7 +26,7 @@ class Channel:
     def __init__(self, address: str, ca: Path | None) -> None:
         self.address = address
         self.calls = 0
-        self.raw: grpc.aio.Channel = open_channel(address, ca=ca)
+        self.raw: grpc.aio.Channel = open_channel(address, trust=Trust(ca) if ca else None)
         self.tasks: Any = task_grpc.TaskServiceStub(self.raw)
         self.artifacts: Any = artifact_grpc.ArtifactServiceStub(self.raw)
         self.schedules: Any = schedule_grpc.ScheduleServiceStub(self.raw)

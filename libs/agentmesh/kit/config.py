@@ -11,7 +11,8 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, SecretStr, ValidationError
 
 import agentmesh
-from agentmesh.kit import known_providers, strict_yaml
+from agentmesh.kit import known_providers, secret_files, strict_yaml
+from agentmesh.kit.config_errors import ConfigError
 from agentmesh.kit.config_source import Source
 from agentmesh.kit.settings import Settings
 
@@ -48,15 +49,6 @@ _PLAIN_WORDS = {
 KeyPath = tuple[str | int, ...]
 
 
-class ConfigError(ValueError):
-    """The configuration is not usable; `errors` has a line for each fault: source, key path, remedy."""
-
-    def __init__(self, *errors: str) -> None:
-        self.errors = errors
-        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        super().__init__(f"the configuration has {count}:" + "".join(f"\n  {error}" for error in errors))
-
-
 def load(
     config: Path | None = None,
     *,
@@ -68,11 +60,11 @@ def load(
     The file is `config`, else `$AGENTMESH_CONFIG`, else `configs/environments/{ENVIRONMENT}.yaml` under the
     working directory, else the copy shipped with the package. Without `environ`, the process's environment
     counts, and below it a `.env` in the working directory; a given `environ` is all there is. An empty
-    variable counts as unset. The keys of `overrides` are dotted paths such as `services.router.port`.
+    variable counts as unset. Instead of NAME, NAME_FILE may name a file that holds the value, such as a secret's. The keys of `overrides` are dotted paths such as `services.router.port`.
 
     Raises ConfigError with every fault found.
     """
-    variables = _variables(environ)
+    variables = secret_files.resolved(_variables(environ))
     file = _find_file(config, variables)
     source = Source(config, environ, dict(overrides or {}), file)
     environment, section, errors = _read_environment(file, variables)

@@ -1,8 +1,28 @@
-"""Finds every address that a name stands for."""
+"""Finds every address that names stand for."""
 
 import asyncio
 import ipaddress
 import socket
+from collections.abc import Awaitable, Callable, Iterable
+
+
+async def resolve_all(
+    addresses: Iterable[str], look_up: Callable[[str], Awaitable[set[str]]] | None = None
+) -> dict[str, str]:
+    """Return each ip:port that the addresses stand for, with the host name that its certificate is for.
+
+    The name is empty where the address was an ip:port itself. Raises OSError with the address that can't be resolved.
+    """
+    found: dict[str, str] = {}
+    for address in addresses:
+        host = address.rpartition(":")[0].strip("[]")
+        try:
+            targets = await (look_up or resolve)(address)
+        except OSError as error:
+            raise OSError(address) from error
+        for target in targets:
+            found[target] = "" if target == address else host
+    return found
 
 
 async def resolve(address: str) -> set[str]:

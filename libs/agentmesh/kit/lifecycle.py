@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
-from prometheus_client import start_http_server
 
-from agentmesh.kit import telemetry
+from agentmesh.kit import names, telemetry
 from agentmesh.kit.auth import Access, Authenticator, Keyring, load_or_create_secret
 from agentmesh.kit.errors import MeshError
-from agentmesh.kit.health import Health
+from agentmesh.kit.health import Check, Health, serve_health
+from agentmesh.kit.metrics_server import serve_metrics
 from agentmesh.kit.reflection import add_reflection
+from agentmesh.kit.rpc_client import Trust
 from agentmesh.kit.rpc_server import Tls, build_server, listen
 from agentmesh.kit.settings import Settings
 
@@ -32,7 +33,9 @@ class Built:
     """What a service's `build` returns: what to serve, what it depends on, how it lets go."""
 
     services: Sequence[tuple[ServiceDescriptor, object, Access]]
-    checks: dict[str, Callable[[], Awaitable[bool]]] = field(default_factory=dict)
+    checks: dict[str, Check] = field(default_factory=dict)
+    """What it can't work without; `watched` is what it can."""
+    watched: dict[str, Check] = field(default_factory=dict)
     drain: Callable[[], Awaitable[None]] | None = None
     grace_s: float | None = None  # for calls that are still open after `drain`; the configured time if None
 
@@ -97,17 +100,26 @@ def authenticator_of(settings: Settings, keyring: Keyring) -> Authenticator:
     return Authenticator(keyring, anonymous=not settings.security.authentication, api_keys=keys)
 
 
-def tls_of(settings: Settings) -> Tls | None:
-    """Return the server's certificates, if any are configured."""
+def tls_of(settings: Settings, role: str) -> Tls | None:
+    """Return a server's certificates, if any are configured; clients outside the mesh have none of their own."""
     tls = settings.services.tls
-    return Tls(tls.cert, tls.key, tls.ca) if tls.cert and tls.key else None
+    if not tls.cert or not tls.key:
+        return None
+    return Tls(tls.cert, tls.key, tls.ca if tls.verify_clients and role not in names.PUBLIC_ROLES else None)
+
+
+def trust_of(settings: Settings) -> Trust | None:
+    """Return what makes calls within the mesh go over TLS, if it is configured."""
+    tls = settings.services.tls
+    return Trust(tls.ca, tls.cert, tls.key) if tls.ca else None
 
 
 def check_exposure(host: str, settings: Settings) -> None:
     """Refuse to listen beyond this machine without TLS and authentication, unless told to."""
     if host in _LOOPBACK or settings.insecure_dev:
         return
-    if tls_of(settings) is None or not settings.security.authentication:
+    tls = settings.services.tls
+    if (tls.cert is None and not tls.in_front) or not settings.security.authentication:
         raise MeshError(
             f"refusing to listen on {host} without TLS and authentication: set services.tls and "
             "security.authentication, listen on 127.0.0.1, or pass --insecure-dev",
@@ -139,16 +151,21 @@ async def _serve(role: str, settings: Settings, build: Build) -> None:
     stop = stop_on_signals()
     keyring = keyring_of(settings)
     async with AsyncExitStack() as stack:
+        health = Health(role=role)
+        if endpoint.health_listen:
+            await serve_health(health, endpoint.health_listen, stack)
         built = await build(settings, keyring, stack)
         server = build_server(authenticator_of(settings, keyring), built.services)
-        names = [descriptor.full_name for descriptor, _, _ in built.services]
-        health = Health(names, built.checks)
+        served = [descriptor.full_name for descriptor, _, _ in built.services]
+        if settings.monitoring.health_checks:
+            health.depend_on(served, built.checks, built.watched)
+        else:
+            health.depend_on(served, {}, {})
         await health.add_to(server)
         if settings.security.reflection:
-            add_reflection(server, names)
-        listen(server, endpoint.listen, tls_of(settings))
-        if settings.monitoring.metrics:
-            start_http_server(endpoint.metrics_port, addr=endpoint.bound_host)
+            add_reflection(server, served)
+        listen(server, endpoint.listen, tls_of(settings, role))
+        serve_metrics(role, settings, stack)
         spare_what_stays()
         await server.start()
         log.info("started", role=role, address=endpoint.listen, pid=os.getpid())

@@ -21,9 +21,16 @@ LLM: Final = "llm"
 STORAGE: Final = "storage"
 GATEWAY: Final = "gateway"
 ROLES: Final = (ROUTER, RUNNER, LLM, STORAGE, GATEWAY)
+PUBLIC_ROLES: Final = (ROUTER, GATEWAY)
+"""What clients from outside may reach."""
 OPERATOR: Final = "operator"
 """Who holds the mesh's secret and is no service: the `agentmesh` command where the mesh is run."""
 VIRTUAL_KEY_PREFIX: Final = "am-"
+
+# Names of the health protocol beside those of services.
+LIVE: Final = "live"
+"""The process answers, ready or not."""
+DEPENDENCY_PREFIX: Final = "dependency."
 
 # Metrics with the names that users already have dashboards for.
 REQUESTS_TOTAL: Final = "agent_requests_total"
@@ -33,6 +40,12 @@ LLM_CALLS_TOTAL: Final = "llm_api_calls_total"
 # Ours beside them.
 RPC_TOTAL: Final = "agentmesh_rpc_requests_total"
 RPC_DURATION: Final = "agentmesh_rpc_duration_seconds"
+BUILD_INFO: Final = "agentmesh_build_info"
+SERVING: Final = "agentmesh_serving"
+DEPENDENCY_UP: Final = "agentmesh_dependency_up"
+DISK_BYTES: Final = "agentmesh_disk_bytes"
+DISK_FREE_BYTES: Final = "agentmesh_disk_free_bytes"
+MEMORY_LIMIT_BYTES: Final = "agentmesh_memory_limit_bytes"
 LOG_LINES_DROPPED_TOTAL: Final = "agentmesh_log_lines_dropped_total"
 SPANS_EXPORTED_TOTAL: Final = "agentmesh_spans_exported_total"
 SPANS_DROPPED_TOTAL: Final = "agentmesh_spans_dropped_total"
@@ -42,6 +55,8 @@ STORAGE_COMMIT_DURATION: Final = "agentmesh_storage_commit_duration_seconds"
 ROUTER_SUBSCRIPTIONS: Final = "agentmesh_router_subscriptions"
 ROUTER_FREE_SLOTS: Final = "agentmesh_router_free_slots"
 STORAGE_LEASES_LOST_TOTAL: Final = "agentmesh_storage_leases_lost_total"
+STORAGE_WAITING_TASKS: Final = "agentmesh_storage_waiting_tasks"
+STORAGE_OLDEST_WAITING: Final = "agentmesh_storage_oldest_waiting_seconds"
 STORAGE_PRUNED_TOTAL: Final = "agentmesh_storage_pruned_total"
 STORAGE_NEWS_MISSED_TOTAL: Final = "agentmesh_storage_news_missed_total"
 STORAGE_CONFLICTS_TOTAL: Final = "agentmesh_storage_conflicts_total"

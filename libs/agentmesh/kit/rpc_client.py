@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,30 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 Metadata = tuple[tuple[str, str], ...]
 
 
-def open_channel(address: str, *, ca: Path | None = None, server_name: str = "") -> grpc.aio.Channel:
-    """Open a channel to host:port, over TLS if a certificate authority is given.
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """PEM files of a client: whose servers it believes, and what it shows itself to servers that ask."""
+
+    ca: Path
+    cert: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Read the files."""
+        cert, key = (file.read_bytes() if file else None for file in (self.cert, self.key))
+        return grpc.ssl_channel_credentials(self.ca.read_bytes(), key, cert)
+
+
+def open_channel(address: str, *, trust: Trust | None = None, server_name: str = "") -> grpc.aio.Channel:
+    """Open a channel to host:port, over TLS if there is somebody to trust.
 
     The peer's certificate must be for `server_name`, if that is not the host.
     """
-    if ca is None:
+    if trust is None:
         channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     else:
-        credentials = grpc.ssl_channel_credentials(root_certificates=ca.read_bytes())
         named = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
-        channel = grpc.aio.secure_channel(address, credentials, options=(*CHANNEL_OPTIONS, *named))
+        channel = grpc.aio.secure_channel(address, trust.credentials(), options=(*CHANNEL_OPTIONS, *named))
     calm_poller()
     return channel
 

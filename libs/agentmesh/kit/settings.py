@@ -144,7 +144,9 @@ class Monitoring(Section):
     record_content: bool = False
     """Write prompts and answers, up to 16,000 characters each, into spans; needs tracing."""
     health_checks: bool = True
-    alerts: bool = False
+    """Ask dependencies whether they are there; without, a service is ready as soon as it listens."""
+    alerts: bool = True
+    """Measure what only the alert rules need: queue age and length, disk, memory."""
 
     @field_validator("record_content")
     @classmethod
@@ -161,6 +163,8 @@ class Endpoint(Section):
     port: Port
     """0 lets the system choose."""
     metrics_port: Port
+    health_port: Port | None = None
+    """Where the health protocol alone is served without TLS, for probes that can't do more; nowhere unless set."""
     address: Addresses = ()
     """`host:port`, one or several, as a list or separated by commas; without a port, this service's `port`.
     A name stands for every address it resolves to. Empty: `host` and `port`."""
@@ -174,6 +178,11 @@ class Endpoint(Section):
     def metrics_listen(self) -> str:
         """The `host:port` to bind for metrics."""
         return joined(self.bound_host, self.metrics_port)
+
+    @property
+    def health_listen(self) -> str | None:
+        """The `host:port` to bind for probes, if there is to be one."""
+        return None if self.health_port is None else joined(self.bound_host, self.health_port)
 
     @property
     def bound_host(self) -> str:
@@ -246,11 +255,17 @@ class GatewayEndpoint(Endpoint):
 
 
 class Tls(Section):
-    """PEM files for the listeners (`cert` with `key`) and for checking peers (`ca`)."""
+    """Encryption between the services, and between them and clients; PEM files."""
 
     cert: Path | None = None
+    """What listeners show, with `key`; within the mesh also what callers show, where they are asked."""
     key: Path | None = None
     ca: Path | None = None
+    """Who signed the certificates of the mesh. Services call each other over TLS as soon as it is set."""
+    verify_clients: bool = False
+    """Runner, llm and storage let nobody in without a certificate that `ca` signed."""
+    in_front: bool = False
+    """TLS ends at a proxy, a load balancer or a sidecar: services may listen beyond loopback without `cert`."""
 
     @field_validator("key")
     @classmethod
@@ -258,6 +273,13 @@ class Tls(Section):
         if "cert" in info.data and (info.data["cert"] is None) != (key is None):
             raise ValueError("cert and key are needed together")
         return key
+
+    @field_validator("verify_clients")
+    @classmethod
+    def _somebody_signs_for_clients(cls, verify_clients: bool, info: ValidationInfo) -> bool:
+        if verify_clients and not all(info.data.get(name, True) for name in ("cert", "ca")):
+            raise ValueError("needs cert, key and ca")
+        return verify_clients
 
 
 class Services(Section):

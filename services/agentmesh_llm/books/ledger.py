@@ -66,6 +66,11 @@ class Ledger:
         """Return how many sums are not written down yet."""
         return len(self._pending) + len(self._writing)
 
+    async def answers(self) -> bool:
+        """Say whether the books can be read; raise Unavailable if not."""
+        await self.books.key_by_id("")
+        return True
+
     def add(self, account: Account, totals: Totals) -> None:
         """Note what was used now; returns at once."""
         day = self.today

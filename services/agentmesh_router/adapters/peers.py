@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,9 +17,9 @@ log = telemetry.logger(__name__)
 class _Peer:
     """One storage process: a connection for tasks, and one for bytes, which must not stand in their way."""
 
-    def __init__(self, address: str, ca: Path | None) -> None:
+    def __init__(self, address: str, trust: rpc_client.Trust | None) -> None:
         self.address = address
-        self._channels = (rpc_client.open_channel(address, ca=ca), rpc_client.open_channel(address, ca=ca))
+        self._channels = (rpc_client.open_channel(address, trust=trust), rpc_client.open_channel(address, trust=trust))
         self.tasks: Any = store_grpc.TaskStoreServiceStub(self._channels[0])
         self.artifacts: Any = artifact_grpc.ArtifactServiceStub(self._channels[1])
 
@@ -32,8 +31,8 @@ class _Peer:
 class StoragePeers:
     """The configured storage processes. Routers begin at different ones; `on_move` is called after a move."""
 
-    def __init__(self, addresses: Sequence[str], router_id: str, *, ca: Path | None) -> None:
-        self._peers = [_Peer(address, ca) for address in addresses]
+    def __init__(self, addresses: Sequence[str], router_id: str, *, trust: rpc_client.Trust | None) -> None:
+        self._peers = [_Peer(address, trust) for address in addresses]
         self._at = zlib.crc32(router_id.encode()) % len(self._peers)
         self.on_move: list[Callable[[], None]] = []
 

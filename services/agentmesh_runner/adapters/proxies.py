@@ -5,12 +5,11 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from agentmesh.api.llm.v1 import llm_service_pb2_grpc as pb_grpc
 from agentmesh.kit import rpc_client, telemetry
-from agentmesh.kit.discovery import resolve
+from agentmesh.kit.discovery import resolve, resolve_all
 
 log = telemetry.logger(__name__)
 
@@ -21,12 +20,12 @@ _DOWN_S = 5.0
 class Proxy:
     """One llm-proxy. Its channel lives as long as somebody knows or uses it."""
 
-    def __init__(self, address: str, server_name: str, ca: Path | None) -> None:
+    def __init__(self, address: str, server_name: str, trust: rpc_client.Trust | None) -> None:
         self.address = address
         self.known = True
         self.down_until = 0.0
         self._uses = 0
-        self._channel = rpc_client.open_channel(address, ca=ca, server_name=server_name)
+        self._channel = rpc_client.open_channel(address, trust=trust, server_name=server_name)
         self.stub: Any = pb_grpc.LlmServiceStub(self._channel)
 
     def weight(self, key: str) -> bytes:
@@ -60,12 +59,12 @@ class Proxies:
         self,
         addresses: Sequence[str],
         *,
-        ca: Path | None,
+        trust: rpc_client.Trust | None,
         look_up: Callable[[str], Awaitable[set[str]]] = resolve,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._configured = addresses
-        self._ca = ca
+        self._trust = trust
         self._look_up = look_up
         self._now = now
         self._proxies: dict[str, Proxy] = {}
@@ -97,18 +96,14 @@ class Proxies:
 
     async def _refresh(self) -> None:
         try:
-            found: dict[str, str] = {}
-            for address in self._configured:
-                host = address.rpartition(":")[0].strip("[]")
-                for target in await self._look_up(address):
-                    found[target] = "" if target == address else host
-        except OSError:
-            log.warning("name_not_resolved", address=address)
+            found = await resolve_all(self._configured, self._look_up)
+        except OSError as error:
+            log.warning("name_not_resolved", address=str(error))
             return  # a name that fails for a moment must not cost its proxies their connections
         finally:
             self._looking = None
         for target in found.keys() - self._proxies.keys():
-            self._proxies[target] = Proxy(target, found[target], self._ca)
+            self._proxies[target] = Proxy(target, found[target], self._trust)
         for target in self._proxies.keys() - found.keys():
             proxy = self._proxies.pop(target)
             proxy.known = False

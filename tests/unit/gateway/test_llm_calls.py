@@ -18,7 +18,7 @@ KEYS = {hashlib.sha256(b"key-a").hexdigest(): "a"}
 
 def calls(*, anonymous: bool = False) -> LlmCalls:
     authenticator = Authenticator(KEYRING, anonymous=anonymous, api_keys=KEYS)
-    return LlmCalls(Upstream([], ca=None, max_channels=1), authenticator, KEYRING, Bounds())
+    return LlmCalls(Upstream([], trust=None, max_channels=1), authenticator, KEYRING, Bounds())
 
 
 def request(**headers: str) -> Request:

@@ -38,7 +38,7 @@ async def two_storages() -> AsyncIterator[tuple[StoragePeers, GrpcStorage]]:
             addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
             await server.start()
             stack.push_async_callback(server.stop, None)
-        peers = StoragePeers(addresses, "router~1", ca=None)
+        peers = StoragePeers(addresses, "router~1", trust=None)
         stack.push_async_callback(peers.aclose)
         storage = GrpcStorage(peers, "token", "router~1", lambda agents: None)
         stack.push_async_callback(storage.aclose)
@@ -94,7 +94,7 @@ async def test_a_commit_to_a_peer_that_never_speaks_ends_with_the_move_to_the_ne
 
     silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     address = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
-    peers = StoragePeers([address, address], "router~1", ca=None)
+    peers = StoragePeers([address, address], "router~1", trust=None)
     storage = GrpcStorage(peers, "token", "router~1", lambda agents: None)
     try:
         committing = storage.commit_soon(pb.Mutation())

@@ -75,7 +75,7 @@ class Mesh:
         self.proxies = proxies
         self.found = {proxy.address for proxy in proxies}
         self.names_fail = False
-        self.known = Proxies(["llm:50053"], ca=None, look_up=self.look_up, now=lambda: self.time)
+        self.known = Proxies(["llm:50053"], trust=None, look_up=self.look_up, now=lambda: self.time)
         self.models = GrpcModels(self.known, KEYRING.role_token(names.RUNNER))
 
     async def ranked(self, key: str) -> list[str]:
@@ -118,7 +118,7 @@ async def three_proxies() -> AsyncIterator[Mesh]:
 
 async def test_a_key_goes_to_the_same_proxy_from_every_runner_and_keys_spread() -> None:
     async with three_proxies() as mesh:
-        other = GrpcModels(Proxies(["llm:1"], ca=None, look_up=mesh.look_up), KEYRING.role_token(names.RUNNER))
+        other = GrpcModels(Proxies(["llm:1"], trust=None, look_up=mesh.look_up), KEYRING.role_token(names.RUNNER))
         first = [await mesh.ask(key) for key in KEYS]
         assert [await mesh.ask(key, other) for key in KEYS] == first
         assert set(first) == set("abc")
