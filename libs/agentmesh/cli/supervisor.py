@@ -7,12 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agentmesh.cli import probing
 from agentmesh.cli.serve import LIFELINE
 from agentmesh.kit import names
 from agentmesh.kit.auth import load_or_create_secret
@@ -137,7 +137,8 @@ class Supervisor:
                 assert service.process is not None
                 if service.process.poll() is not None:
                     raise Unavailable(f"{name} could not start; its message is above", reason="START_FAILED")
-                if await asyncio.to_thread(_is_ready, service):
+                answer = await probing.ask(self.settings, service.role, timeout_s=1.0, address=service.address)
+                if answer == probing.SERVING:
                     waiting.discard(name)
             if time.monotonic() > end:
                 raise Unavailable(f"not ready after {_READY_TIMEOUT_S:.0f} s: {', '.join(sorted(waiting))}")
@@ -219,21 +220,3 @@ def config_variables(config_file: Path | None, overrides: Mapping[str, object]) 
     if config_file is not None:
         variables["AGENTMESH_CONFIG"] = str(config_file.resolve())
     return variables
-
-
-def _is_ready(service: Service) -> bool:
-    if service.role == names.GATEWAY:
-        try:
-            with urllib.request.urlopen(f"http://{service.address}/health/ready", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-    import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    with grpc.insecure_channel(service.address) as channel:
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
-        except grpc.RpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -60,7 +60,8 @@ def load(
     The file is `config`, else `$AGENTMESH_CONFIG`, else `configs/environments/{ENVIRONMENT}.yaml` under the
     working directory, else the copy shipped with the package. Without `environ`, the process's environment
     counts, and below it a `.env` in the working directory; a given `environ` is all there is. An empty
-    variable counts as unset. Instead of NAME, NAME_FILE may name a file that holds the value, such as a secret's. The keys of `overrides` are dotted paths such as `services.router.port`.
+    variable counts as unset. Instead of NAME, NAME_FILE may name a file that holds the value, such as a secret's.
+    The keys of `overrides` are dotted paths such as `services.router.port`.
 
     Raises ConfigError with every fault found.
     """
