@@ -36,6 +36,8 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     )
     stack.push_async_callback(keeper.aclose)
     work = [keeper.sweep_forever(_SWEEP_INTERVAL_S), keeper.prune_forever(), keeper.count_forever()]
+    if settings.monitoring.alerts:
+        work.append(keeper.watch_age_forever())
     if backend.wire is not None:
         bulletin = Bulletin(backend.wire, clock, keeper.hear)
         keeper.on_news = bulletin.tell

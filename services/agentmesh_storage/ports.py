@@ -118,6 +118,9 @@ class TaskStore(Protocol):
     async def backlog(self, limit: int) -> dict[str, int]:
         """Return how many tasks of each tenant wait for a slot, counted up to a limit."""
 
+    async def oldest_waiting_ms(self) -> int | None:
+        """Return since when the task has been ready that waits longest for a slot; None if none waits."""
+
     async def prune(self, now_ms: int, retention: Retention) -> Pruned:
         """Forget one batch of what is kept long enough."""
 

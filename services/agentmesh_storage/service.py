@@ -20,6 +20,8 @@ _commit_duration = telemetry.histogram(
 )
 _mutations = telemetry.counter(names.STORAGE_MUTATIONS_TOTAL, "Mutations that were applied or refused")
 _leases_lost = telemetry.counter(names.STORAGE_LEASES_LOST_TOTAL, "Runners whose lease ran out or was taken")
+_waiting_tasks = telemetry.gauge(names.STORAGE_WAITING_TASKS, "Tasks that wait for a slot")
+_oldest_waiting = telemetry.gauge(names.STORAGE_OLDEST_WAITING, "How long the first of them has waited")
 _pruned = telemetry.counter(names.STORAGE_PRUNED_TOTAL, "What was kept long enough and is forgotten", ("what",))
 _news_missed = telemetry.counter(names.STORAGE_NEWS_MISSED_TOTAL, "Times that news of other processes may be lost")
 
@@ -28,6 +30,7 @@ _OVERLAP_AT = 48  # a second commit at once pays only for so many
 _EVERYTHING = "*"
 _PRUNE_S, _PRUNE_MORE_S = 60.0, 0.5
 _COUNT_S, _COUNT_UP_TO = 1.0, 100_000
+_AGE_S = 5.0
 KEPT_FOR_EVER = Retention(events_ms=10**15, tasks_ms=10**15, request_ids_ms=10**15, batch=1)
 
 Group = Sequence[Mutation]
@@ -151,8 +154,21 @@ class TaskKeeper:
             except MeshError as error:
                 log.info("backlog_not_counted", reason=error.reason)
                 continue
+            _waiting_tasks.set(sum(backlog.values()))
             for watcher in self._watchers:
                 watcher.count(backlog)
+
+    async def watch_age_forever(self) -> None:
+        """Measure how long the queue's oldest task has waited, until cancelled."""
+        while True:
+            await asyncio.sleep(_AGE_S)
+            try:
+                since_ms = await self.store.oldest_waiting_ms()
+            except MeshError as error:
+                log.info("queue_age_not_measured", reason=error.reason)
+                continue
+            age_ms = 0 if since_ms is None else max(0, self._clock.now_ms() - since_ms)
+            _oldest_waiting.set(age_ms / 1000)
 
     def hear(self, news: News | None) -> None:
         """Spread what another process committed; None means that some of it may be lost."""

@@ -181,6 +181,19 @@ async def test_a_store_that_is_opened_says_that_it_is_there(driver: Driver) -> N
     assert await driver.store.ping()
 
 
+async def test_the_task_that_waits_longest_is_found_whatever_its_priority(driver: Driver) -> None:
+    assert await driver.store.oldest_waiting_ms() is None
+    await driver.create(priority=-3)
+    driver.now += 5_000
+    await driver.create(priority=9)
+    await driver.create(ready_ms=driver.now + 60_000)  # not ready yet
+    assert await driver.store.oldest_waiting_ms() == START_MS
+    await driver.runner()
+    (first,) = await driver.claim()
+    assert first.task.priority == 9
+    assert await driver.store.oldest_waiting_ms() == START_MS
+
+
 async def test_the_backlog_is_counted_by_tenant_up_to_a_limit(driver: Driver) -> None:
     for tenant in ("acme", "acme", "acme", "globex"):
         await driver.create(tenant=tenant)

@@ -86,6 +86,11 @@ class PostgresTaskStore:
         """See TaskStore."""
         return {row[0]: row[1] for row in await self.pool.fetch(sql.BACKLOG, limit)}
 
+    async def oldest_waiting_ms(self) -> int | None:
+        """See TaskStore."""
+        ((oldest,),) = await self.pool.fetch(f"SELECT min(ready_ms) FROM tasks WHERE {sql.IS_DUE}")
+        return None if oldest is None else int(oldest)
+
     async def heads(self, task_ids: Sequence[str]) -> list[Head]:
         """See TaskStore."""
         query = f"SELECT {HEAD_COLUMNS} FROM tasks WHERE id = ANY($1::text[])"

@@ -144,6 +144,12 @@ class SqliteTaskStore:
         sql = f"SELECT tenant, ({counted}) FROM (SELECT DISTINCT tenant FROM tasks WHERE {_WAITS}) AS t"
         return dict(await self._read(lambda: self._reader.execute(sql, (limit,)).fetchall()))
 
+    async def oldest_waiting_ms(self) -> int | None:
+        """See TaskStore."""
+        sql = f"SELECT min(ready_ms) FROM tasks WHERE {_WAITS}"
+        ((oldest,),) = await self._read(lambda: self._reader.execute(sql).fetchall())
+        return None if oldest is None else int(oldest)
+
     async def prune(self, now_ms: int, retention: Retention) -> Pruned:
         """See TaskStore."""
         return await self._write(prune, self._connection, now_ms, retention)
