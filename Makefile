@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 PROTOS := $(shell find protos/agentmesh -name '*.proto' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check bench chaos planted promises proto lock clean
+.PHONY: help install demo up tools small-tools test check check-deploy bench chaos planted promises proto lock clean
 
 KILLS := 200
 
 help: ## say what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(VENV)/.installed ## make the virtual environment from the lock file
 
@@ -27,7 +27,13 @@ demo: install ## start the mesh and analyse a real data set
 up: install ## start all five services on this machine
 	$(BIN)/agentmesh up
 
-test: install ## run the tests
+tools: install ## put promtool, Prometheus, amtool, nginx and Chromium into .cache/tools, without root
+	$(BIN)/python -m tests.tools
+
+small-tools: install
+	$(BIN)/python -m tests.tools --small
+
+test: install small-tools ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: install ## format, lint, types, import walls, contract
@@ -38,6 +44,9 @@ check: install ## format, lint, types, import walls, contract
 	$(BIN)/buf format --diff --exit-code
 	sh protos/generate.sh $(BIN) --check
 	$(BIN)/mypy
+
+check-deploy: install small-tools ## check what deploys and observes the mesh, with the tools that read it
+	$(BIN)/python -m pytest tests/deploy $(ARGS)
 
 bench: install ## measure, as ratios to raw gRPC in the same run
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -60,4 +69,4 @@ lock: install ## resolve the dependencies anew
 	  --extra dev --output-file requirements.lock pyproject.toml lock.in
 
 clean: ## remove what make made
-	rm -rf $(VENV) .agentmesh .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .agentmesh .cache .mypy_cache .ruff_cache .pytest_cache

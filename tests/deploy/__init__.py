@@ -1,0 +1,1 @@
+"""Tests of what deploys and observes the mesh, with the real tools that read those files."""
