@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from agentmesh.kit import rpc_client
+from agentmesh.kit import names, rpc_client
 from agentmesh_gateway.settings import Bounds
 
 _NO_STORE = {"cache-control": "no-store"}
@@ -63,14 +63,32 @@ class ServiceHealth:
         started = time.perf_counter()
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=self._bounds.health_timeout_s)
+            statuses = await self._statuses(stub)
         except grpc.aio.AioRpcError as error:
             code = error.code()
             unreachable = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-            status = _UNREACHABLE if unreachable else code.name
-        else:
-            status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-        return {"status": status, "latency_ms": round((time.perf_counter() - started) * 1000, 2)}
+            statuses = {"": _UNREACHABLE if unreachable else code.name}
+        dependencies = {
+            name.removeprefix(names.DEPENDENCY_PREFIX): _word(status == _SERVING)
+            for name, status in sorted(statuses.items())
+            if name.startswith(names.DEPENDENCY_PREFIX)
+        }
+        latency_ms = round((time.perf_counter() - started) * 1000, 2)
+        return {"status": statuses[""], "latency_ms": latency_ms, "dependencies": dependencies}
+
+    async def _statuses(self, stub: Any) -> dict[str, str]:
+        """Return what a service says of itself, by name; of itself alone where it knows no list, as older ones do."""
+        timeout_s = self._bounds.health_timeout_s
+        found: dict[str, Any] = {}
+        try:
+            found |= (await stub.List(health_pb2.HealthListRequest(), timeout=timeout_s)).statuses
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
+        if "" not in found:
+            found[""] = await stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+        name_of = health_pb2.HealthCheckResponse.ServingStatus.Name
+        return {name: str(name_of(answer.status)) for name, answer in found.items()}
 
 
 class HealthPages:
@@ -95,14 +113,19 @@ class HealthPages:
         return JSONResponse(body, 200 if status == "ready" else 503, headers=_NO_STORE)
 
     async def detailed(self, _: Request) -> Response:
-        """Say how each service is; 503 unless all of them serve."""
+        """Say how each service is, and what it depends on; 503 unless all of them serve.
+
+        `degraded` are services that do without something, such as Redis.
+        """
         services = await self._services.all()
         checks = {
             name: {**service, "status": _word(service["status"] == _SERVING), "health": service["status"]}
             for name, service in services.items()
         }
         healthy = all(check["health"] == _SERVING for check in checks.values())
-        body = {"status": _word(healthy), "timestamp": _now(), "checks": checks}
+        whole = all(word == _word(True) for check in checks.values() for word in check["dependencies"].values())
+        status = _word(healthy) if whole or not healthy else "degraded"
+        body = {"status": status, "timestamp": _now(), "checks": checks}
         return JSONResponse(body, 200 if healthy else 503, headers=_NO_STORE)
 
 

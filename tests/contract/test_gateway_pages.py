@@ -1,11 +1,21 @@
 """Health, OpenAPI and the pages for people."""
 
+import asyncio
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from starlette.requests import Request
 
+from agentmesh.kit.auth import Authenticator, Keyring
+from agentmesh.kit.health import Health
+from agentmesh.kit.rpc_server import build_server, listen
+from agentmesh_gateway.health import HealthPages, ServiceHealth
 from agentmesh_gateway.routes import RouteTable
 from agentmesh_gateway.settings import Bounds
 from tests.unit.gateway.running import Running, running
@@ -45,6 +55,62 @@ async def test_details_name_each_service_with_its_latency(mesh: Running):
     }
     assert all(service["latency_ms"] >= 0 for service in services.values())
     assert "127.0.0.1" not in answer.text
+
+
+@asynccontextmanager
+async def behind_it(health: Health, *, lists: bool = True) -> AsyncIterator[Callable[[], Awaitable[tuple[int, Any]]]]:
+    """Serve a service's health, and yield what the gateway says in detail of it; `lists` if it knows every method."""
+    server = build_server(Authenticator(Keyring("s"), anonymous=False), [])
+    if lists:
+        await health.add_to(server)
+    else:
+        plain = health_aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(plain, server)
+    address = f"127.0.0.1:{listen(server, '127.0.0.1:0')}"
+    await server.start()
+    services = ServiceHealth({"llm": [address]}, trust=None, bounds=Bounds(health_cache_s=0.0))
+    pages = HealthPages(services, "llm", asyncio.Event())
+
+    async def detailed() -> tuple[int, Any]:
+        answer = await pages.detailed(Request({"type": "http"}))
+        return answer.status_code, json.loads(bytes(answer.body))
+
+    yield detailed
+    await services.aclose()
+    await server.stop(0)
+
+
+async def test_details_name_what_services_depend_on_and_what_they_do_without():
+    there = {"database": True, "redis": True}
+
+    async def database() -> bool:
+        return there["database"]
+
+    async def redis() -> bool:
+        return there["redis"]
+
+    health = Health()
+    health.depend_on([], {"database": database}, {"redis": redis})
+    async with behind_it(health) as detailed:
+        for code, status, needed, used in (
+            (200, "healthy", True, True),
+            (200, "degraded", True, False),
+            (503, "unhealthy", False, True),
+            (503, "unhealthy", False, False),
+        ):
+            there.update(database=needed, redis=used)
+            await health.refresh()
+            answered, body = await detailed()
+            assert (answered, body["status"]) == (code, status)
+            words = {True: "healthy", False: "unhealthy"}
+            assert body["checks"]["llm"]["dependencies"] == {"database": words[needed], "redis": words[used]}
+
+
+async def test_a_service_that_lists_nothing_is_asked_for_itself_alone():
+    async with behind_it(Health(), lists=False) as detailed:
+        answered, body = await detailed()
+    assert (answered, body["status"]) == (200, "healthy")
+    assert body["checks"]["llm"]["dependencies"] == {}
 
 
 async def test_readiness_is_remembered_for_a_moment():

@@ -54,9 +54,14 @@ async def test_a_process_serves_only_while_every_dependency_is_there() -> None:
         other.stuck = False
         await health.refresh()
         assert health.serving
+        assert await status("live") == SERVING
+        listed = (await stub.List(health_pb2.HealthListRequest(), timeout=10)).statuses
+        assert {name: answer.status for name, answer in listed.items()} == dict.fromkeys(
+            ("", "a.B", "live", "dependency.database", "dependency.other"), SERVING
+        )
         await health.drain()
         await health.refresh()
-        assert await status() == NOT_SERVING
+        assert [await status(), await status("live")] == [NOT_SERVING, SERVING]
     await server.stop(0)
 
 
