@@ -18,6 +18,7 @@ from agentmesh.kit.errors import MeshError
 from agentmesh.kit.health import Check, Health, serve_health
 from agentmesh.kit.metrics_server import serve_metrics
 from agentmesh.kit.settings import Endpoint, Settings
+from agentmesh.kit.tracing import open_tracer
 from agentmesh_gateway.anthropic_api import ANTHROPIC, AnthropicApi
 from agentmesh_gateway.api import Api
 from agentmesh_gateway.documents import documents
@@ -26,6 +27,7 @@ from agentmesh_gateway.health import HealthPages, ServiceHealth
 from agentmesh_gateway.llm_calls import LlmCalls
 from agentmesh_gateway.model_lists import ModelLists
 from agentmesh_gateway.openai_api import OPENAI, OpenAiApi
+from agentmesh_gateway.request_spans import RequestSpans
 from agentmesh_gateway.routes import SERVICES, RouteTable
 from agentmesh_gateway.server import bind, serve_until
 from agentmesh_gateway.settings import Bounds
@@ -94,6 +96,7 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
         refuse=paths.refuse,
         anonymous=not settings.security.authentication,
         loopback=services.gateway.is_loopback,
+        spans=RequestSpans(open_tracer(settings.monitoring, names.GATEWAY, stack)),
     )
     return Gateway(edge, draining, {needed: lambda: health.serves(needed)})
 

@@ -4,9 +4,10 @@ import math
 
 from starlette.requests import Request
 
-from agentmesh.kit import names, telemetry
+from agentmesh.kit import names, trace_context
 from agentmesh.kit.errors import Unauthenticated
 from agentmesh_gateway import problems
+from agentmesh_gateway.request_spans import TRACE_KEY
 from agentmesh_gateway.settings import Bounds
 
 TIMEOUT_HEADER = "x-request-timeout"
@@ -14,7 +15,7 @@ TIMEOUT_HEADER = "x-request-timeout"
 
 def metadata_of(request: Request, bounds: Bounds) -> tuple[tuple[str, str], ...]:
     """Return the metadata of the onward call: `authorization` if there is one, and `traceparent`."""
-    traceparent = telemetry.traceparent_or_new(request.headers.get(names.TRACEPARENT))
+    traceparent = traceparent_of(request)
     authorization = request.headers.get(names.AUTHORIZATION)
     if authorization is None:
         return ((names.TRACEPARENT, traceparent),)
@@ -23,6 +24,12 @@ def metadata_of(request: Request, bounds: Bounds) -> tuple[tuple[str, str], ...]
     if not all(" " <= character <= "~" for character in authorization):
         raise Unauthenticated("the authorization header holds characters that no key has")
     return ((names.AUTHORIZATION, authorization), (names.TRACEPARENT, traceparent))
+
+
+def traceparent_of(request: Request) -> str:
+    """Return the trace context of what is done for a request: under its own span, if its trace is recorded."""
+    span: str | None = request.scope.get(TRACE_KEY)
+    return span or trace_context.traceparent_or_new(request.headers.get(names.TRACEPARENT))
 
 
 def timeout_of(request: Request, bounds: Bounds) -> float:

@@ -11,13 +11,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentmesh.kit import errors, telemetry
+from agentmesh.kit.tracing import Span
 from agentmesh_gateway import metrics, problems
 from agentmesh_gateway.api import ROUTE_KEY
+from agentmesh_gateway.request_spans import RequestSpans
 from agentmesh_gateway.settings import Bounds
 
 log = telemetry.logger(__name__)
 
 _LEFT = 499
+_PROBED = "/health"  # asked every few seconds, by machines; spans of it would hide the others
 Refusal = Callable[[Scope, errors.MeshError], Response]
 
 
@@ -38,6 +41,7 @@ class Edge:
         refuse: Refusal,
         anonymous: bool,
         loopback: bool,
+        spans: RequestSpans,
     ) -> None:
         self._app = app
         self._bounds = bounds
@@ -45,6 +49,7 @@ class Edge:
         self._refuse = refuse
         self._anonymous = anonymous
         self._loopback = loopback
+        self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -52,6 +57,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        span = self._spans.begin(scope)
         status = 0
 
         async def counted(message: Message) -> None:
@@ -74,7 +80,7 @@ class Edge:
                 else:
                     await self._refuse(scope, problem)(scope, receive, counted)
         finally:
-            self._count(scope, status, started)
+            self._count(scope, status or _LEFT, started, span)
 
     def _check(self, scope: Scope) -> None:
         target = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
@@ -93,10 +99,12 @@ class Edge:
                 "this gateway answers to localhost only, because it asks nobody for a key", reason="FOREIGN_HOST"
             )
 
-    def _count(self, scope: Scope, status: int, started: float) -> None:
+    def _count(self, scope: Scope, status: int, started: float, span: Span | None) -> None:
         path = scope["path"] if scope["path"] in self._pages else metrics.UNMATCHED
         labels = (scope.get(ROUTE_KEY, path), scope["method"])
-        metrics.requests_total.labels(*labels, str(status or _LEFT)).inc()
+        metrics.requests_total.labels(*labels, str(status)).inc()
+        if span is not None and not path.startswith(_PROBED):
+            self._spans.end(span, scope["method"], labels[0], status)
         metrics.request_duration.labels(*labels).observe(time.perf_counter() - started)
 
 

@@ -11,7 +11,7 @@ from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import errors, names, rpc_client, telemetry
 from agentmesh.kit.auth import PUBLIC, Authenticator, Keyring
 from agentmesh_gateway import bodies
-from agentmesh_gateway.callers import patience_of
+from agentmesh_gateway.callers import patience_of, traceparent_of
 from agentmesh_gateway.json_bodies import object_of
 from agentmesh_gateway.settings import Bounds
 from agentmesh_gateway.streaming import while_connected
@@ -42,7 +42,7 @@ class LlmCalls:
         """Return the metadata of calls for this client; raise Unauthenticated. The body need not be read for it."""
         shown = request.headers.get("x-api-key")
         credential = request.headers.get(names.AUTHORIZATION, "") if shown is None else _BEARER + shown
-        traceparent = (names.TRACEPARENT, telemetry.traceparent_or_new(request.headers.get(names.TRACEPARENT)))
+        traceparent = (names.TRACEPARENT, traceparent_of(request))
         secret = credential.removeprefix(_BEARER).strip()
         if is_virtual(secret):
             # A key that was revoked opens nothing, not even where nobody is asked for a key.

@@ -12,7 +12,7 @@ from agentmesh.kit.auth import Access, Keyring
 from agentmesh.kit.redis_checks import redis_checks
 from agentmesh.kit.settings import Cache as CacheSettings
 from agentmesh.kit.settings import Settings
-from agentmesh.kit.tracing import open_tracer
+from agentmesh.kit.tracing import Tracer, open_tracer
 from agentmesh_llm.adapters.memory_cache import MemoryCache
 from agentmesh_llm.answers.caching import AnswerCache
 from agentmesh_llm.answers.leasing import Sharing
@@ -38,7 +38,8 @@ _CONTENT_CHARACTERS = 16_000  # of a call's prompt and of its answer, in traces
 
 async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> lifecycle.Built:
     """Put the llm service together; it is ready at once, since no provider is asked whether it is there."""
-    offering = Offering(settings.llm, _watch(settings, stack))
+    tracer = open_tracer(settings.monitoring, names.LLM, stack)
+    offering = Offering(settings.llm, _watch(settings, tracer))
     stack.push_async_callback(offering.aclose)
     bounds = Bounds.of(settings.llm)
     store, sharing = open_cache(settings.cache, bounds)
@@ -62,15 +63,13 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
             (keys, KeyApi(accounts.keys), Access.internal(names.OPERATOR, names.GATEWAY)),
         ],
         watched={"database": ledger.answers, **redis_checks(settings.cache, stack)},
+        tracer=tracer,
     )
 
 
-def _watch(settings: Settings, stack: AsyncExitStack) -> Watch:
-    tracer = open_tracer(settings.monitoring, names.LLM)
+def _watch(settings: Settings, tracer: Tracer | None) -> Watch:
     if tracer is None:
         return Watch()
-    # The first to be opened, and so the last to be closed: calls that the end cuts off have spans as well.
-    stack.push_async_callback(asyncio.to_thread, tracer.close)
     return Watch(recorder(tracer), _CONTENT_CHARACTERS if settings.monitoring.record_content else 0)
 
 

@@ -17,6 +17,7 @@ from agentmesh.kit.errors import MeshError
 from agentmesh.kit.ids import incarnation_of
 from agentmesh.kit.redis_checks import redis_checks
 from agentmesh.kit.settings import Settings
+from agentmesh.kit.tracing import open_tracer
 from agentmesh_router.accepting import Acceptor
 from agentmesh_router.adapters.peers import StoragePeers
 from agentmesh_router.adapters.runner_link import RunnerConnection, RunnerLink
@@ -56,6 +57,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     router_id = incarnation_of(names.ROUTER)
     tasks = settings.tasks
     policy = RetryPolicy(tasks.max_attempts, tasks.initial_backoff_s, tasks.max_backoff_s)
+    tracer = open_tracer(settings.monitoring, names.ROUTER, stack)
     trust = lifecycle.trust_of(settings)
 
     hub, scheduler, catalog = Hub(), Scheduler(), Catalog()
@@ -137,6 +139,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         ],
         checks={"storage": storage.ping, "agents": catalog.is_known},
         watched=redis_checks(settings.cache, stack),
+        tracer=tracer,
         drain=engine.drain,
     )
 

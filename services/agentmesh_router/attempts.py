@@ -141,7 +141,7 @@ class Attempts:
         if attempt.resyncing or batch.first_offset != attempt.expected:
             return  # it will be sent again from the acknowledged offset on
         now_ms = self._clock.now_ms()
-        mutation = pb.Mutation(tenant=attempt.standing.tenant)
+        mutation = pb.Mutation(tenant=attempt.standing.tenant, traceparent=batch.traceparent)
         append = mutation.append
         try:
             outcomes.fill_append(append, batch, attempt.standing, now_ms)

@@ -7,7 +7,7 @@ from itertools import islice
 from types import TracebackType
 
 from agentmesh.api.task.v1 import task_service_pb2 as pb
-from agentmesh.kit import telemetry
+from agentmesh.kit import telemetry, trace_context
 from agentmesh.kit.errors import Internal, InvalidRequest, MeshError, NotFound, to_status
 from agentmesh.kit.ids import is_id
 from agentmesh.kit.rpc_server import Call
@@ -172,6 +172,8 @@ class RunTasksStream:
             self._refuse(error)
             return
         made: list[Subscription] = []
+        # Tasks of a stream that belongs to no trace have nothing to do with each other.
+        traceparent = self._call.traceparent if self._call.received_traceparent else trace_context.root_context()
 
         def subscribe(task_id: str) -> Subscription:
             subscription = Subscription(self._call.tenant, task_id, 0, self._wake)
@@ -182,7 +184,7 @@ class RunTasksStream:
 
         try:
             accepting = self._engine.accept(
-                self._call.tenant, submit.request_id, submit.spec, self._call.traceparent, subscribe=subscribe
+                self._call.tenant, submit.request_id, submit.spec, traceparent, subscribe=subscribe
             )
         except MeshError as error:
             self._refuse(error, request_id=submit.request_id)

@@ -62,10 +62,10 @@ class TaskEngine:
         self.check_open()
         return self._acceptor.accept(tenant, request_id, spec, traceparent, subscribe=subscribe)
 
-    def describe(self, spec: task_pb2.TaskSpec) -> pb.CreateTask:
+    def describe(self, spec: task_pb2.TaskSpec, *, traceparent: str = "") -> pb.CreateTask:
         """Check a task, and return what it will be; raise InvalidRequest as `accept` does."""
         create = pb.CreateTask()
-        self._drafts.write(create, spec)
+        self._drafts.write(create, spec, traceparent=traceparent)
         return create
 
     def check_open(self) -> None:
@@ -134,7 +134,7 @@ class TaskEngine:
         update = runner_pb.ChildUpdate(task_id=spawn.task_id, attempt=spawn.attempt, step_key=spawn.step_key)
         tenant = parent.standing.tenant
         try:
-            create = self.describe(spawn.spec)
+            create = self.describe(spawn.spec, traceparent=spawn.traceparent)
             slot = self._acceptor.offer_slot(create)
             change = pb.SpawnTask(
                 parent_id=spawn.task_id, parent_attempt=spawn.attempt, step_key=spawn.step_key, child=create

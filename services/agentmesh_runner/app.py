@@ -7,6 +7,7 @@ from agentmesh.api.runner.v1 import runner_service_pb2
 from agentmesh.kit import lifecycle, names, rpc_client
 from agentmesh.kit.auth import Access, Keyring
 from agentmesh.kit.settings import Settings
+from agentmesh.kit.tracing import open_tracer
 from agentmesh_runner.adapters.artifacts import GrpcArtifacts
 from agentmesh_runner.adapters.models import GrpcModels
 from agentmesh_runner.adapters.proxies import Proxies
@@ -21,6 +22,7 @@ _GRACE_S = 1.0  # routers' streams never end by themselves
 
 async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> lifecycle.Built:
     """Put the runner together."""
+    tracer = open_tracer(settings.monitoring, names.RUNNER, stack)
     token = keyring.role_token(names.RUNNER)
     trust = lifecycle.trust_of(settings)
     own = settings.runner
@@ -41,12 +43,14 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         slots=own.slots,
         lease_ttl_s=own.lease_ttl_s,
         heartbeat_s=own.heartbeat_s,
+        tracer=tracer,
     )
     keeping_time = asyncio.create_task(service.keep_time())
     stack.callback(keeping_time.cancel)
     descriptor = runner_service_pb2.DESCRIPTOR.services_by_name["RunnerService"]
     return lifecycle.Built(
         services=[(descriptor, RunnerApi(service, keyring), Access.internal(names.ROUTER))],
+        tracer=tracer,
         drain=lambda: service.drain(settings.drain_timeout_s),
         grace_s=_GRACE_S,
     )

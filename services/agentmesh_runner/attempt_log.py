@@ -32,9 +32,13 @@ class _Group:
 
 
 class AttemptLog:
-    """Offsets count events, and the outcome. At most about 1 MiB is unconfirmed; then `say` waits."""
+    """Offsets count events, and the outcome. At most about 1 MiB is unconfirmed; then `say` waits.
 
-    def __init__(self, task_id: str, attempt: int) -> None:
+    `traceparent` goes out with the outcome.
+    """
+
+    def __init__(self, task_id: str, attempt: int, traceparent: str = "") -> None:
+        self._traceparent = traceparent
         self._task_id = task_id
         self._attempt = attempt
         self._groups: deque[_Group] = deque()
@@ -113,6 +117,7 @@ class AttemptLog:
             self._sent_offset += group.offsets
             if group.outcome is not None:
                 batch.outcome.CopyFrom(group.outcome)
+                batch.traceparent = self._traceparent
         batch.events = b"".join(parts)
         return batch
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
 from agentmesh.api.task.v1 import events_pb2
-from agentmesh.kit import errors, names, telemetry
+from agentmesh.kit import errors, names, telemetry, trace_context
 from agentmesh.sdk import Agent, AgentError, Rejected, Result, TaskContext
 from agentmesh.sdk.journal import Journal
 from agentmesh.sdk.ports import Mesh
@@ -30,7 +30,7 @@ async def execute(agent: Agent, assignment: runner_pb.Assignment, mesh: Mesh) ->
         task_id=assignment.task_id,
         tenant=assignment.tenant,
         attempt=assignment.attempt,
-        trace_id=telemetry.trace_id(assignment.traceparent),
+        trace_id=trace_context.trace_id(assignment.traceparent),
     )
     journal = Journal(assignment.journal)
     context = TaskContext(assignment, mesh, journal)

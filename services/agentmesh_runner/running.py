@@ -16,6 +16,7 @@ from agentmesh.kit.clock import duration
 from agentmesh.kit.errors import Canceled, DeadlineExceeded, InvalidRequest, Unauthenticated, Unreachable, from_status
 from agentmesh.kit.wire import TERMINAL
 from agentmesh_runner.attempt_log import AttemptLog
+from agentmesh_runner.attempt_spans import AttemptSpan
 from agentmesh_runner.lease import Lease
 from agentmesh_runner.ports import Artifacts, Models
 from agentmesh_runner.stopping import RESUMED
@@ -41,13 +42,15 @@ class Running:
         artifacts: Artifacts,
         speak: Callable[["Running"], None],
         lease: Lease | None = None,
+        span: AttemptSpan | None = None,
     ) -> None:
         self.assignment = assignment
+        self.span = span
         self.task_id = assignment.task_id
         self.attempt = assignment.attempt
         self._token = assignment.token
         self._token_renewed = asyncio.Event()
-        self.log = AttemptLog(assignment.task_id, assignment.attempt)
+        self.log = AttemptLog(assignment.task_id, assignment.attempt, span.context if span else "")
         self.stop_reason: int = 0
         self.waiting_since: float | None = None
         self.awaited: Sequence[str] = ()
@@ -72,6 +75,11 @@ class Running:
         self._children: dict[str, asyncio.Future[task_pb2.Task]] = {}
         self._step_of: dict[str, str] = {}
         self._inputs: dict[str, asyncio.Future[types_pb2.Message]] = {}
+
+    @property
+    def traceparent(self) -> str:
+        """The trace context of what the attempt does."""
+        return self.span.context if self.span is not None else self.assignment.traceparent
 
     @property
     def takes_slot(self) -> bool:
@@ -105,11 +113,15 @@ class Running:
     async def say(self, events: Sequence[events_pb2.TaskEvent], steps: Sequence[pb.StepRecord] = ()) -> None:
         """See Mesh."""
         await self.log.say(events, steps)
+        if steps and self.span is not None:
+            self.span.said(events)
         self._said()
 
     async def say_encoded(self, events: bytes, count: int, steps: Sequence[pb.StepRecord]) -> None:
         """Say what a host process has serialised already."""
         await self.log.say_encoded(events, count, steps)
+        if steps and self.span is not None:
+            self.span.said(events_pb2.EventList.FromString(events).events)
         self._said()
 
     async def settled(self) -> None:
@@ -127,7 +139,7 @@ class Running:
                 stream = self._models.generate(
                     request,
                     token=token,
-                    traceparent=self.assignment.traceparent,
+                    traceparent=self.traceparent,
                     timeout_s=min(_MAX_CALL_S, self.time_left_s),
                 )
                 try:
@@ -269,7 +281,15 @@ class Running:
         if left_s < math.inf and not 0 < spec.timeout.seconds + spec.timeout.nanos / 1e9 <= left_s:
             spec = copy.deepcopy(spec)
             spec.timeout.CopyFrom(duration(left_s))
-        self.spawns.append(pb.SpawnChild(task_id=self.task_id, attempt=self.attempt, step_key=step_key, spec=spec))
+        self.spawns.append(
+            pb.SpawnChild(
+                task_id=self.task_id,
+                attempt=self.attempt,
+                step_key=step_key,
+                spec=spec,
+                traceparent=self.traceparent,
+            )
+        )
         self._speak(self)
 
     def _said(self) -> None:

@@ -8,7 +8,9 @@ from agentmesh.api.task.v1 import task_pb2
 from agentmesh.kit import telemetry
 from agentmesh.kit.errors import MeshError, Unavailable
 from agentmesh.kit.ids import incarnation_of
+from agentmesh.kit.tracing import Tracer
 from agentmesh_runner import stopping
+from agentmesh_runner.attempt_spans import open_span
 from agentmesh_runner.execution import execute, failed
 from agentmesh_runner.hosts import HostPool
 from agentmesh_runner.lease import Lease
@@ -41,8 +43,10 @@ class RunnerService:
         lease_ttl_s: float,
         heartbeat_s: float,
         lease: Lease | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._name = name
+        self._tracer = tracer
         self._registry = registry
         self._models = models
         self._artifacts = artifacts
@@ -144,7 +148,8 @@ class RunnerService:
 
     def make(self, assignment: pb.Assignment, speak: Callable[[Running], None], lease: Lease | None = None) -> Running:
         """Make an attempt that is not run yet; `speak` is called when it has something to send."""
-        return Running(assignment, self._models, self._artifacts, speak, lease)
+        span = open_span(self._tracer, assignment)
+        return Running(assignment, self._models, self._artifacts, speak, lease, span)
 
     async def run(self, running: Running) -> None:
         """Run an attempt to its outcome."""
@@ -158,9 +163,13 @@ class RunnerService:
         if running.lease.over:
             running.lease.on_over()
         if running.stop_reason in stopping.SILENT:
+            if running.span is not None:
+                running.span.end(None)
             return
         if running.stop_reason and outcome.HasField("failed"):
             outcome = stopping.outcome_of(running.stop_reason, running.awaited)  # rather than how the agent took it
+        if running.span is not None:
+            running.span.end(outcome)
         running.end(outcome)
         if not outcome.HasField("released"):
             await running.stop_calls()

@@ -9,8 +9,10 @@ from agentmesh.kit import lifecycle, names
 from agentmesh.kit.auth import Access, Keyring
 from agentmesh.kit.redis_checks import redis_checks
 from agentmesh.kit.settings import Settings
+from agentmesh.kit.tracing import open_tracer
 from agentmesh_storage.artifact_api import ArtifactApi
 from agentmesh_storage.backends import open_backend
+from agentmesh_storage.commit_spans import CommitSpans
 from agentmesh_storage.grpc_api import TaskStoreApi
 from agentmesh_storage.news import Bulletin
 from agentmesh_storage.ports import Retention
@@ -24,6 +26,7 @@ _GRACE_S = 1.0  # routers' streams never end by themselves
 async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> lifecycle.Built:
     """Put storage together."""
     os.umask(0o077)  # what tasks hold is nobody else's
+    tracer = open_tracer(settings.monitoring, names.STORAGE, stack)
     backend = await open_backend(settings, stack)
     store, files, clock = backend.store, backend.files, backend.clock
     keeper = TaskKeeper(
@@ -33,6 +36,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         lease_ttl_ms=int(settings.tasks.lease_ttl_s * 1000),
         retention=_retention_of(settings),
         commits=backend.commits,
+        spans=CommitSpans(tracer, "sqlite" if settings.database.is_embedded else "postgresql") if tracer else None,
     )
     stack.push_async_callback(keeper.aclose)
     work = [keeper.sweep_forever(_SWEEP_INTERVAL_S), keeper.prune_forever(), keeper.count_forever()]
@@ -54,6 +58,7 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
         ],
         checks={"database": store.ping},
         watched=redis_checks(settings.cache, stack),
+        tracer=tracer,
         grace_s=_GRACE_S,
     )
 

@@ -269,11 +269,12 @@ Change = (
 
 @dataclass(slots=True)
 class Mutation:
-    """One change, for one tenant. `origin` is the router that asks."""
+    """One change, for one tenant. `origin` is the router that asks, `traceparent` the trace that it belongs to."""
 
     tenant: str
     change: Change
     origin: str = ""
+    traceparent: str = ""
 
 
 @dataclass(slots=True)

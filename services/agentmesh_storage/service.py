@@ -1,6 +1,7 @@
 """What storage does: commits in groups, tells routers the news, sweeps up after the dead."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -8,6 +9,7 @@ from agentmesh.kit import names, telemetry
 from agentmesh.kit.batching import Batcher
 from agentmesh.kit.clock import Clock
 from agentmesh.kit.errors import MeshError
+from agentmesh_storage.commit_spans import CommitSpans
 from agentmesh_storage.domain import Claimed, Mutation, Offer, Outcome, SyncRunner
 from agentmesh_storage.ports import ArtifactFiles, News, Retention, TaskStore
 from agentmesh_storage.watching import Watcher
@@ -54,11 +56,13 @@ class TaskKeeper:
         lease_ttl_ms: int,
         retention: Retention = KEPT_FOR_EVER,
         commits: int = 1,
+        spans: CommitSpans | None = None,
     ) -> None:
         self.store = store
         self.on_news: Callable[[News], None] = lambda news: None
         self._files = files
         self._clock = clock
+        self._spans = spans
         self._watchers: set[Watcher] = set()
         self._batcher: Batcher[Group, Outcomes] = Batcher(
             self._commit_groups,
@@ -194,11 +198,13 @@ class TaskKeeper:
 
     async def _commit_groups(self, groups: list[Group]) -> list[Outcomes]:
         flat = [mutation for group in groups for mutation in group]
-        began = self._clock.monotonic()
+        began, began_ns = self._clock.monotonic(), time.time_ns()
         outcomes, news = await self._in_turn(flat)
         _commit_duration.observe(self._clock.monotonic() - began)
         _commits.inc()
         _mutations.inc(len(flat))
+        if self._spans is not None:
+            self._spans.record(began_ns, flat, outcomes)
         self._spread(news)
         results, start = [], 0
         for group in groups:

@@ -50,7 +50,8 @@ def from_mutation(message: pb.Mutation, origin: str) -> Mutation:
     kind = message.WhichOneof("kind")
     if kind is None:
         raise InvalidRequest("a mutation holds no change", reason="EMPTY_MUTATION")
-    return Mutation(message.tenant, _READERS[kind](message), origin)
+    traceparent = message.create.traceparent if kind == "create" else message.traceparent
+    return Mutation(message.tenant, _READERS[kind](message), origin, traceparent)
 
 
 def to_result(outcome: Outcome | MeshError) -> pb.MutationResult:

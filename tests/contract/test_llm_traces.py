@@ -76,6 +76,29 @@ async def test_a_batch_of_texts_is_a_span_too(fake: FakeProvider, collector: Fak
     assert attributes_of(span)["gen_ai.usage.input_tokens"] == 2
 
 
+async def test_a_batch_for_several_callers_begins_a_trace_and_is_linked_with_each_of_theirs(
+    fake: FakeProvider, collector: FakeCollector
+) -> None:
+    traces = [f"00-{number:032x}-{number:016x}-01" for number in (1, 2, 3)]
+    served = provider(fake.base_url, embedding_models=["slow-vectors:200"])
+    async with llm_service(served, settings=_on(collector)) as llm:
+        asked = []
+        for number, traceparent in enumerate(traces):
+            llm.traceparent = traceparent
+            request = pb.EmbedRequest(model="slow-vectors:200", inputs=[f"{number}"])
+            asked.append(asyncio.create_task(llm.call("Embed", request)))
+            await asyncio.sleep(0)  # the call takes its metadata with it
+        await asyncio.gather(*asked)
+
+    spans = await collector.wait_until(lambda spans: any(span.links for span in spans))
+    [batch] = [span for span in spans if span.links]
+    linked = [f"00-{link.trace_id.hex()}-{link.span_id.hex()}-01" for link in batch.links]
+    assert set(linked) < set(traces)
+    assert len(linked) > 1
+    assert not batch.parent_span_id
+    assert batch.trace_id.hex() not in {trace[3:35] for trace in traces}
+
+
 @pytest.mark.parametrize(
     ("model", "error_type"),
     [

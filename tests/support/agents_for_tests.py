@@ -122,6 +122,15 @@ async def journalist(ctx: TaskContext) -> Result:
     return Result(text="ok", data=values)
 
 
+@agent("traveller", description="Goes everywhere: a tool, a step, a model, a child.")
+async def traveller(ctx: TaskContext) -> str:
+    await ctx.tool(add, left=2, right=3)
+    await ctx.step("pid", os.getpid)
+    answer = await ctx.llm("Rivers carry water.")
+    child = await ctx.spawn("echo", "from below")
+    return f"{answer.text} {(await child.result()).text}"
+
+
 @agent("reader", description="Reads its files and its history.")
 async def reader(ctx: TaskContext) -> Result:
     files = [{"name": f.name, "size": len(f.data), "type": f.media_type} for f in await ctx.files()]

@@ -1,7 +1,7 @@
 """A collector of spans that speaks OTLP over gRPC, on a free port: `async with FakeCollector() as collector`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import grpc
@@ -13,10 +13,11 @@ _WAIT_S = 20.0
 
 
 class FakeCollector(rpc.TraceServiceServicer):
-    """Keeps every span that it is sent; `resources` are the attributes of who sent them."""
+    """Keeps every span that it is sent; `resources` are the attributes of who sent them, `services` their names."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        self.services: dict[bytes, str] = {}
         self.resources: list[dict[str, Any]] = []
         self.endpoint = ""
         self._news = asyncio.Condition()
@@ -35,8 +36,11 @@ class FakeCollector(rpc.TraceServiceServicer):
     async def Export(self, request: pb.ExportTraceServiceRequest, context: Any) -> pb.ExportTraceServiceResponse:
         """Take spans."""
         for resource in request.resource_spans:
-            self.resources.append(attributes_of(resource.resource))
-            self.spans += [span for scope in resource.scope_spans for span in scope.spans]
+            sender = attributes_of(resource.resource)
+            self.resources.append(sender)
+            spans = [span for scope in resource.scope_spans for span in scope.spans]
+            self.services |= {span.span_id: sender["service.name"] for span in spans}
+            self.spans += spans
         async with self._news:
             self._news.notify_all()
         return pb.ExportTraceServiceResponse()
@@ -45,6 +49,12 @@ class FakeCollector(rpc.TraceServiceServicer):
         """Return the spans when there are so many; raise TimeoutError."""
         async with asyncio.timeout(_WAIT_S), self._news:
             await self._news.wait_for(lambda: len(self.spans) >= count)
+        return self.spans
+
+    async def wait_until(self, holds: Callable[[Sequence[Span]], bool]) -> Sequence[Span]:
+        """Return the spans as soon as something holds of them; raise TimeoutError."""
+        async with asyncio.timeout(_WAIT_S), self._news:
+            await self._news.wait_for(lambda: holds(self.spans))
         return self.spans
 
 

@@ -9,9 +9,10 @@ import grpc
 
 from agentmesh.client.channels import Channel, ChannelPool
 from agentmesh.client.repeating import is_out_of_reach, is_worth_repeating
+from agentmesh.kit import names, trace_context
 from agentmesh.kit.backoff import Backoff
 from agentmesh.kit.errors import MeshError, Unavailable, from_rpc_error
-from agentmesh.kit.rpc_client import bearer
+from agentmesh.kit.rpc_client import Metadata, bearer
 
 
 class Caller:
@@ -21,11 +22,17 @@ class Caller:
         self, pool: ChannelPool, *, token: str, timeout_s: float, retry_for_s: float, first_contact_s: float
     ) -> None:
         self._pool = pool
-        self.metadata = bearer(token) if token else ()
+        self._credential = bearer(token) if token else ()
         self._timeout_s = timeout_s
         self._retry_for_s = retry_for_s
         self._first_contact_s = first_contact_s
         self._contacted = False
+
+    @property
+    def metadata(self) -> Metadata:
+        """What goes out with a call: the credential, and the trace that is open here, if there is one."""
+        traceparent = trace_context.current()
+        return (*self._credential, (names.TRACEPARENT, traceparent)) if traceparent else self._credential
 
     def backoff(self) -> Backoff:
         """Return a fresh budget of retries."""

@@ -22,6 +22,7 @@ from agentmesh.kit.reflection import add_reflection
 from agentmesh.kit.rpc_client import Trust
 from agentmesh.kit.rpc_server import Tls, build_server, listen
 from agentmesh.kit.settings import Settings
+from agentmesh.kit.tracing import Tracer
 
 log = telemetry.logger(__name__)
 
@@ -36,6 +37,7 @@ class Built:
     checks: dict[str, Check] = field(default_factory=dict)
     """What it can't work without; `watched` is what it can."""
     watched: dict[str, Check] = field(default_factory=dict)
+    tracer: Tracer | None = None
     drain: Callable[[], Awaitable[None]] | None = None
     grace_s: float | None = None  # for calls that are still open after `drain`; the configured time if None
 
@@ -155,7 +157,7 @@ async def _serve(role: str, settings: Settings, build: Build) -> None:
         if endpoint.health_listen:
             await serve_health(health, endpoint.health_listen, stack)
         built = await build(settings, keyring, stack)
-        server = build_server(authenticator_of(settings, keyring), built.services)
+        server = build_server(authenticator_of(settings, keyring), built.services, built.tracer)
         served = [descriptor.full_name for descriptor, _, _ in built.services]
         if settings.monitoring.health_checks:
             health.depend_on(served, built.checks, built.watched)

@@ -8,12 +8,13 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
 from agentmesh import __version__
 from agentmesh.kit import telemetry
-from agentmesh.kit.tracing import NO_PARENT, Span
+from agentmesh.kit.trace_context import NO_PARENT
+from agentmesh.kit.tracing import Span
 
 log = telemetry.logger(__name__)
 
@@ -55,8 +56,14 @@ class OtlpExporter:
             resource=self._resource,
             attributes=dict(span.attributes),
             kind=_KINDS[span.kind],
+            links=[Link(_context_of(link)) for link in span.links],
             status=Status(StatusCode.ERROR if span.failed else StatusCode.UNSET),
             start_time=span.start_ns,
             end_time=span.end_ns,
             instrumentation_scope=self._scope,
         )
+
+
+def _context_of(traceparent: str) -> SpanContext:
+    trace_id, span_id = int(traceparent[3:35], 16), int(traceparent[36:52], 16)
+    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(int(traceparent[53:55], 16)))

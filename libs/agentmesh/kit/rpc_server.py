@@ -16,9 +16,11 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from agentmesh.kit import errors, names, telemetry
+from agentmesh.kit import errors, names, telemetry, trace_context
 from agentmesh.kit.auth import Access, Authenticator, Identity
 from agentmesh.kit.grpc_poller import calm_poller
+from agentmesh.kit.rpc_spans import OpenSpan, RpcSpans
+from agentmesh.kit.tracing import Tracer
 
 log = telemetry.logger(__name__)
 
@@ -52,14 +54,23 @@ class Call:
     context: "grpc.aio.ServicerContext[Any, Any]"
     identity: Identity
     received_traceparent: str | None
+    span: OpenSpan | None = None
+    """Where the call's trace is recorded."""
     _traceparent: str = ""
 
     @property
     def traceparent(self) -> str:
-        """Return the caller's trace context, or that of a new trace."""
+        """Return the trace context of what is done for the call: in its caller's trace, or in a new one."""
         if not self._traceparent:
-            self._traceparent = telemetry.traceparent_or_new(self.received_traceparent)
+            self._traceparent = (
+                self.span.context if self.span else trace_context.traceparent_or_new(self.received_traceparent)
+            )
         return self._traceparent
+
+    def link(self, traceparent: str) -> None:
+        """Note that the call has to do with work of another trace."""
+        if self.span is not None and traceparent:
+            self.span.links.append(traceparent)
 
     @property
     def tenant(self) -> str:
@@ -82,12 +93,15 @@ class Tls:
 
 
 def build_server(
-    authenticator: Authenticator, services: Iterable[tuple[ServiceDescriptor, object, Access]]
+    authenticator: Authenticator,
+    services: Iterable[tuple[ServiceDescriptor, object, Access]],
+    tracer: Tracer | None = None,
 ) -> grpc.aio.Server:
     """Build a server. Each implementation has a snake_case method for each method of its service.
 
     A method takes (request or async iterator of requests, Call) and returns a response or, for streams, is an
-    async generator of them. A response may be `bytes`: it is sent as it is.
+    async generator of them. A response may be `bytes`: it is sent as it is. Calls of traces that `tracer` records are
+    spans; only those of clients begin a trace.
     """
     server = grpc.aio.server(options=SERVER_OPTIONS)
     calm_poller()
@@ -95,7 +109,7 @@ def build_server(
         handlers = {}
         for method in descriptor.methods:
             function = getattr(implementation, _snake(method.name))
-            handlers[method.name] = _handler(method, function, access, authenticator)
+            handlers[method.name] = _handler(method, function, access, authenticator, tracer)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(descriptor.full_name, handlers),))
     return server
 
@@ -126,10 +140,14 @@ _MALFORMED = _Malformed()
 
 
 def _handler(
-    method: MethodDescriptor, function: Callable[..., Any], access: Access, authenticator: Authenticator
+    method: MethodDescriptor,
+    function: Callable[..., Any],
+    access: Access,
+    authenticator: Authenticator,
+    tracer: Tracer | None,
 ) -> "grpc.RpcMethodHandler[Any, Any]":
     request_class = GetMessageClass(method.input_type)
-    wrapper = _Wrapper(method, function, access, authenticator)
+    wrapper = _Wrapper(method, function, access, authenticator, tracer)
     codec = {"request_deserializer": _deserializer(request_class), "response_serializer": _serialize}
     if method.server_streaming:
         if not inspect.isasyncgenfunction(function):
@@ -151,6 +169,7 @@ class _Wrapper:
         function: Callable[..., Any],
         access: Access,
         authenticator: Authenticator,
+        tracer: Tracer | None,
     ) -> None:
         self._function = function
         self._take = _whole_each if method.client_streaming else _whole
@@ -161,43 +180,59 @@ class _Wrapper:
         self._ok = telemetry.rpc_total.labels(service, method.name, "OK")
         self._labels = (service, method.name)
         self._duration = telemetry.rpc_duration.labels(service, method.name)
+        path = f"{service}/{method.name}"
+        self._spans = RpcSpans(tracer, path, begins=access.public) if tracer is not None else None
 
     def _enter(self, context: Any) -> Call:
         # Only names that end in -bin have values that aren't text, and none of those is looked at.
         metadata = dict(context.invocation_metadata() or ())
         identity = self._authenticator.identify(metadata, self._access)
-        return Call(context, identity, metadata.get(names.TRACEPARENT))
+        call = Call(context, identity, metadata.get(names.TRACEPARENT))
+        if self._spans is not None:
+            call.span = self._spans.begin(call.received_traceparent)
+        return call
+
+    def _leave(self, call: Call | None, started: float) -> None:
+        self._duration.observe(time.perf_counter() - started)
+        if self._spans is not None and call is not None and call.span is not None:
+            self._spans.end(call.span, call.identity)
 
     async def answer(self, sent: Any, context: Any) -> Any:
         started = time.perf_counter()
+        call = None
         try:
             call = self._enter(context)
             response = await self._function(self._take(sent), call)
         except Exception as error:  # noqa: BLE001 - the one place where exceptions become statuses
-            await self._refuse(context, error)
+            await self._refuse(context, error, call)
         else:
-            self._ok.inc()
+            self._answered(call)
             return response
         finally:
-            self._duration.observe(time.perf_counter() - started)
+            self._leave(call, started)
 
     async def stream(self, sent: Any, context: Any) -> AsyncIterator[Any]:
         started = time.perf_counter()
-        stream = None
+        stream = call = None
         try:
             call = self._enter(context)
             stream = self._function(self._take(sent), call)
             async for response in stream:
                 yield response
-            self._ok.inc()
+            self._answered(call)
         except Exception as error:  # noqa: BLE001 - as above
-            await self._refuse(context, error)
+            await self._refuse(context, error, call)
         finally:
             if stream is not None:
                 await stream.aclose()
-            self._duration.observe(time.perf_counter() - started)
+            self._leave(call, started)
 
-    async def _refuse(self, context: Any, error: Exception) -> None:
+    def _answered(self, call: Call) -> None:
+        self._ok.inc()
+        if call.span is not None:
+            call.span.code = "OK"
+
+    async def _refuse(self, context: Any, error: Exception, call: Call | None) -> None:
         if isinstance(error, grpc.aio.AbortError):
             raise error
         if isinstance(error, grpc.aio.AioRpcError):
@@ -209,6 +244,8 @@ class _Wrapper:
             log.error("unexpected_error", method=self._name, error_id=error_id, exc_info=error)
             error = errors.Internal("something went wrong inside the mesh", metadata={"error_id": error_id})
         telemetry.rpc_total.labels(*self._labels, error.code.name).inc()
+        if call is not None and call.span is not None:
+            call.span.code, call.span.reason = error.code.name, error.reason
         status = errors.to_status(error)
         trailing: list[tuple[str, str | bytes]] = [(names.STATUS_DETAILS, status.SerializeToString())]
         if error.retry_after_s is not None:

@@ -1,7 +1,8 @@
 """The names of OpenTelemetry's conventions that spans and metrics use, so that any dashboard for them fits.
 
 Source: the conventions for generative AI, in their own repository (semantic-conventions-genai) since 2026, and the
-general ones for errors and servers. In Prometheus a metric has its unit in its name, and dots become underscores.
+general ones for RPC, HTTP, databases, errors and servers. In Prometheus a metric has its unit in its name, and dots
+become underscores.
 """
 
 from typing import Final
@@ -22,6 +23,19 @@ USAGE_REASONING_OUTPUT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
 INPUT_MESSAGES: Final = "gen_ai.input.messages"
 OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
 TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105 - the name of an attribute
+AGENT_NAME: Final = "gen_ai.agent.name"
+AGENT_VERSION: Final = "gen_ai.agent.version"
+CONVERSATION_ID: Final = "gen_ai.conversation.id"
+TOOL_NAME: Final = "gen_ai.tool.name"
+RPC_SYSTEM: Final = "rpc.system.name"
+RPC_METHOD: Final = "rpc.method"
+RPC_STATUS: Final = "rpc.response.status_code"
+HTTP_METHOD: Final = "http.request.method"
+HTTP_ROUTE: Final = "http.route"
+HTTP_STATUS: Final = "http.response.status_code"
+DB_SYSTEM: Final = "db.system.name"
+DB_OPERATION: Final = "db.operation.name"
+DB_BATCH_SIZE: Final = "db.operation.batch.size"
 ERROR_TYPE: Final = "error.type"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
@@ -30,12 +44,17 @@ PROVIDER: Final = "agentmesh.provider"
 STATUS: Final = "agentmesh.status"
 TENANT: Final = "agentmesh.tenant"
 TASK_ID: Final = "agentmesh.task.id"
+ATTEMPT: Final = "agentmesh.attempt"
+STEP: Final = "agentmesh.step"
 KEY_ID: Final = "agentmesh.key.id"
 USAGE_ESTIMATED: Final = "agentmesh.usage.estimated"
 
 # Values.
 CHAT: Final = "chat"
 EMBEDDINGS: Final = "embeddings"
+INVOKE_AGENT: Final = "invoke_agent"
+EXECUTE_TOOL: Final = "execute_tool"
+GRPC: Final = "grpc"
 TEXT_COMPLETION: Final = "text_completion"
 RERANK: Final = "rerank"  # ours: the conventions have no word for it yet
 INPUT: Final = "input"

@@ -1,7 +1,6 @@
 """Logs and metrics of a service: fields instead of sentences, names from one table."""
 
 import logging
-import random
 import re
 import sys
 from collections.abc import MutableMapping
@@ -14,7 +13,6 @@ from prometheus_client import Counter, Gauge, Histogram
 from agentmesh.kit import names
 from agentmesh.kit.log_sinks import open_sinks
 
-_TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
 _SECRET_FIELDS = re.compile(r"token|secret|password|api_?key|authorization|prompt", re.IGNORECASE)
 
 # A stream or a call takes from well under a millisecond to many minutes.
@@ -84,19 +82,6 @@ def logger(name: str) -> structlog.typing.FilteringBoundLogger:
 def bind_log_fields(**fields: object) -> None:
     """Add fields, such as task and tenant, to every line that the current asyncio task logs from now on."""
     structlog.contextvars.bind_contextvars(**fields)
-
-
-def traceparent_or_new(received: str | None) -> str:
-    """Return the caller's W3C trace context, or start a new trace."""
-    if received and _TRACEPARENT.match(received):
-        return received
-    # Ids have to differ, not to be secret.
-    return f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-01"
-
-
-def trace_id(traceparent: str) -> str:
-    """Return the trace id of a W3C trace context."""
-    return traceparent[3:35]
 
 
 def _mask_secrets(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -4,9 +4,9 @@ A span is made when its work is over, however it ended, so none is left open. Op
 tracing is on.
 """
 
-import os
-import random
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
@@ -24,7 +24,6 @@ _dropped = Counter(names.SPANS_DROPPED_TOTAL, "Spans that were lost", ["reason"]
 
 CLOSE_S = 2.0
 """How long the end of the process waits for spans that are still queued."""
-NO_PARENT = "0" * 16
 _LINGER_S = 1.0
 _MAX_BATCH = 512
 _SAMPLED = 0x01
@@ -38,7 +37,8 @@ Value = str | bool | int | float | Sequence[str]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Work that has ended. `parent` is the W3C trace context that it was done for; times are nanoseconds since 1970."""
+    """Work that has ended. `parent` is the W3C trace context that it was done for, `links` are those of other work that
+    it has to do with; times are nanoseconds since 1970."""
 
     name: str
     parent: str
@@ -48,6 +48,7 @@ class Span:
     attributes: Mapping[str, Value] = field(default_factory=dict)
     kind: Literal["internal", "client", "server"] = "internal"
     failed: bool = False
+    links: Sequence[str] = ()
 
 
 Export = Callable[[Sequence[Span]], bool]
@@ -101,29 +102,18 @@ class Tracer:
         (_exported if taken else self._refused).inc(len(spans))
 
 
-def open_tracer(settings: Monitoring, service: str) -> Tracer | None:
-    """Return what spans of a service go to, or None where tracing is off."""
+def open_tracer(settings: Monitoring, service: str, stack: AsyncExitStack) -> Tracer | None:
+    """Return what spans of a service go to, or None where tracing is off.
+
+    The stack closes it: open it first, so that work which the end of the process cuts off has spans as well.
+    """
     if not settings.tracing:
         return None
     from agentmesh.kit.otlp import OtlpExporter
 
     exporter = OtlpExporter(settings.otlp_endpoint, service)
-    return Tracer(
+    tracer = Tracer(
         exporter.export, ratio=settings.sampling_ratio, max_queued=settings.span_queue, stop=exporter.shutdown
     )
-
-
-def new_span_id() -> str:
-    """Return a new span's id."""
-    return os.urandom(8).hex()
-
-
-def child_context(traceparent: str, span_id: str) -> str:
-    """Return the trace context that goes out with a span's own calls."""
-    return f"{traceparent[:36]}{span_id}{traceparent[52:]}"
-
-
-def root_context() -> str:
-    """Return the trace context of a span that begins a trace: it has no parent."""
-    # Ids have to differ, not to be secret.
-    return f"00-{random.getrandbits(128):032x}-{NO_PARENT}-01"
+    stack.push_async_callback(asyncio.to_thread, tracer.close)
+    return tracer

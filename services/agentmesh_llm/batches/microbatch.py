@@ -252,4 +252,7 @@ def _book(records: Sequence[CallRecord], items: Sequence[_Text], parts: Sequence
 def _account(bills: Sequence[Bill]) -> Caller:
     """Return whose turn a call takes: the only caller's, else that of the tenant whose text is first."""
     callers = {bill.caller for bill in bills}
-    return bills[0].caller if len(callers) == 1 else Caller(bills[0].caller.tenant)
+    if len(callers) == 1:
+        return bills[0].caller
+    traces = dict.fromkeys(bill.caller.traceparent for bill in bills if bill.caller.traceparent)
+    return Caller(bills[0].caller.tenant, links=tuple(traces))

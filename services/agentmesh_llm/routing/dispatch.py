@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from agentmesh.kit import names, telemetry, tracing
+from agentmesh.kit import names, telemetry, trace_context, tracing
 from agentmesh.kit.errors import MeshError, NotFound, ResourceExhausted, Unavailable, Unsupported, WrongState
 from agentmesh.kit.semantic_names import CHAT
 from agentmesh_llm.counting import characters_of, roughly
@@ -138,14 +138,14 @@ class _Attempt:
         self._first_word_s: float | None = None
         self._span_id = ""
         if one.offer.send_traceparent:
-            self._span_id = tracing.new_span_id()
-            self._caller = caller if caller.traceparent else caller._replace(traceparent=tracing.root_context())
+            self._span_id = trace_context.new_span_id()
+            self._caller = caller if caller.traceparent else caller._replace(traceparent=trace_context.root_context())
         self._began = time.monotonic()
         self._began_ns = time.time_ns()
 
     def __enter__(self) -> "_Attempt":
         if self._span_id:
-            tracing.outgoing.set(tracing.child_context(self._caller.traceparent, self._span_id))
+            tracing.outgoing.set(trace_context.child_context(self._caller.traceparent, self._span_id))
         self._attempted = self._one.begin()
         return self
 

@@ -1,8 +1,8 @@
 """Makes a span of each call to a provider, in the words of OpenTelemetry's conventions for generative AI."""
 
 from agentmesh.kit import semantic_names as semantic
-from agentmesh.kit import tracing
-from agentmesh.kit.tracing import Span, Tracer, Value, new_span_id
+from agentmesh.kit.trace_context import new_span_id, root_context
+from agentmesh.kit.tracing import Span, Tracer, Value
 from agentmesh_llm.watching.calls import CallRecord, Observer
 
 
@@ -10,8 +10,8 @@ def recorder(tracer: Tracer) -> Observer:
     """Return what makes a span of each call that belongs to a trace which is recorded."""
 
     def observe(record: CallRecord) -> None:
-        # A batch of several callers belongs to none of their traces: it begins one.
-        traceparent = record.caller.traceparent or tracing.root_context()
+        # A batch of several callers belongs to none of their traces: it begins one, and is linked with theirs.
+        traceparent = record.caller.traceparent or root_context()
         if tracer.wants(traceparent):
             tracer.record(span_of(record, traceparent))
 
@@ -29,6 +29,7 @@ def span_of(record: CallRecord, traceparent: str) -> Span:
         attributes={name: value for name, value in _attributes(record).items() if value not in ("", None)},
         kind="client",
         failed=record.status != "success",
+        links=record.caller.links,
     )
 
 

@@ -9,12 +9,16 @@ from agentmesh_llm.domain import Usage
 
 
 class Caller(NamedTuple):
-    """On whose account a call goes: a tenant, and where known its virtual key and its task."""
+    """On whose account a call goes: a tenant, and where known its virtual key and its task.
+
+    `links` are the trace contexts of several whose requests are answered by one call.
+    """
 
     tenant: str
     key_id: str = ""
     task_id: str = ""
     traceparent: str = ""
+    links: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -851,6 +851,7 @@ class EventBatch(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -859,6 +860,10 @@ class EventBatch(_message.Message):
     """Offset of the first event; the outcome comes after the last."""
     events: _builtins.bytes
     """A serialised agentmesh.api.task.v1.EventList; passed on as it is."""
+    traceparent: _builtins.str
+    """With an outcome: W3C trace context of the attempt; empty if nobody
+    records its trace.
+    """
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRecord]:
         """Steps whose step_completed events are among them."""
@@ -876,10 +881,11 @@ class EventBatch(_message.Message):
         events: _builtins.bytes = ...,
         steps: _abc.Iterable[Global___StepRecord] | None = ...,
         outcome: Global___Outcome | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "events", b"events", "first_offset", b"first_offset", "outcome", b"outcome", "steps", b"steps", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "events", b"events", "first_offset", b"first_offset", "outcome", b"outcome", "steps", b"steps", "task_id", b"task_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -990,12 +996,15 @@ class SpawnChild(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     STEP_KEY_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The parent."""
     attempt: _builtins.int
     """The parent's attempt."""
     step_key: _builtins.str
     """The step that spawns it: the same step is the same child."""
+    traceparent: _builtins.str
+    """W3C trace context of the attempt; the child's trace goes on under it."""
     @_builtins.property
     def spec(self) -> _task_pb2.TaskSpec:
         """What is asked."""
@@ -1007,10 +1016,11 @@ class SpawnChild(_message.Message):
         attempt: _builtins.int = ...,
         step_key: _builtins.str = ...,
         spec: _task_pb2.TaskSpec | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "spec", b"spec", "step_key", b"step_key", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "spec", b"spec", "step_key", b"step_key", "task_id", b"task_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

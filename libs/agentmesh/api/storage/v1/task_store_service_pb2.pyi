@@ -48,8 +48,13 @@ class Mutation(_message.Message):
     DELETE_SCHEDULE_FIELD_NUMBER: _builtins.int
     PAUSE_SCHEDULE_FIELD_NUMBER: _builtins.int
     FIRE_SCHEDULE_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """The tenant that owns the task; empty for leases and agents."""
+    traceparent: _builtins.str
+    """W3C trace context that the change belongs to, beside CreateTask's; empty
+    if nobody records its trace.
+    """
     @_builtins.property
     def create(self) -> Global___CreateTask:
         """A new task."""
@@ -124,10 +129,11 @@ class Mutation(_message.Message):
         delete_schedule: Global___DeleteSchedule | None = ...,
         pause_schedule: Global___PauseSchedule | None = ...,
         fire_schedule: Global___FireSchedule | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "announce", b"announce", "append", b"append", "cancel", b"cancel", "create", b"create", "create_schedule", b"create_schedule", "delete_schedule", b"delete_schedule", "fire_schedule", b"fire_schedule", "free_runner", b"free_runner", "input", b"input", "kind", b"kind", "pause_schedule", b"pause_schedule", "renew", b"renew", "spawn", b"spawn", "sync_runner", b"sync_runner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "announce", b"announce", "append", b"append", "cancel", b"cancel", "create", b"create", "create_schedule", b"create_schedule", "delete_schedule", b"delete_schedule", "fire_schedule", b"fire_schedule", "free_runner", b"free_runner", "input", b"input", "kind", b"kind", "pause_schedule", b"pause_schedule", "renew", b"renew", "spawn", b"spawn", "sync_runner", b"sync_runner", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopt", b"adopt", "announce", b"announce", "append", b"append", "cancel", b"cancel", "create", b"create", "create_schedule", b"create_schedule", "delete_schedule", b"delete_schedule", "fire_schedule", b"fire_schedule", "free_runner", b"free_runner", "input", b"input", "kind", b"kind", "pause_schedule", b"pause_schedule", "renew", b"renew", "spawn", b"spawn", "sync_runner", b"sync_runner", "tenant", b"tenant", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create", "append", "renew", "free_runner", "cancel", "input", "spawn", "announce", "adopt", "sync_runner", "create_schedule", "delete_schedule", "pause_schedule", "fire_schedule"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

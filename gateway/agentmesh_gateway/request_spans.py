@@ -1,0 +1,56 @@
+"""Makes a span of each request, however it ends, and begins a trace where its client did not."""
+
+import time
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from agentmesh.kit import names, trace_context
+from agentmesh.kit import semantic_names as semantic
+from agentmesh.kit.tracing import Span, Tracer
+
+TRACE_KEY = "agentmesh.traceparent"
+"""Where the scope of a request has the trace context of what is done for it."""
+_SERVER_FAULT = 500
+
+
+class RequestSpans:
+    """The spans of the gateway; without a tracer there are none."""
+
+    def __init__(self, tracer: Tracer | None) -> None:
+        self._tracer = tracer
+
+    def begin(self, scope: Scope) -> Span | None:
+        """Return the span of a request that comes in; None if its trace is not recorded."""
+        if self._tracer is None:
+            return None
+        parent = trace_context.received_or_root(Headers(scope=scope).get(names.TRACEPARENT))
+        if not self._tracer.wants(parent):
+            return None
+        span = Span("", parent, trace_context.new_span_id(), time.time_ns(), 0, kind="server")
+        scope[TRACE_KEY] = trace_context.child_context(parent, span.span_id)
+        return span
+
+    def end(self, span: Span, method: str, route: str, status: int) -> None:
+        """Record a span whose request is over."""
+        assert self._tracer is not None
+        failed = status >= _SERVER_FAULT
+        attributes: dict[str, str | int] = {
+            semantic.HTTP_METHOD: method,
+            semantic.HTTP_ROUTE: route,
+            semantic.HTTP_STATUS: status,
+        }
+        if failed:
+            attributes[semantic.ERROR_TYPE] = str(status)
+        self._tracer.record(
+            Span(
+                f"{method} {route}",
+                span.parent,
+                span.span_id,
+                span.start_ns,
+                time.time_ns(),
+                attributes,
+                span.kind,
+                failed=failed,
+            )
+        )
