@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from agentmesh.kit.health import Check, Health, serve_health
 from agentmesh.kit.metrics_server import serve_metrics
 from agentmesh.kit.settings import Endpoint, Settings
 from agentmesh.kit.tracing import open_tracer
+from agentmesh_gateway import workers
 from agentmesh_gateway.anthropic_api import ANTHROPIC, AnthropicApi
 from agentmesh_gateway.api import Api
 from agentmesh_gateway.documents import documents
@@ -34,6 +36,8 @@ from agentmesh_gateway.settings import Bounds
 from agentmesh_gateway.upstream import Upstream
 from agentmesh_gateway.vendor_pages import Vendor
 from agentmesh_gateway.vendor_paths import VendorPaths
+from agentmesh_gateway.worker_metrics import WorkerMetrics
+from agentmesh_gateway.workers import Place, Workers
 
 log = telemetry.logger(__name__)
 
@@ -115,28 +119,30 @@ def _model_pages(calls: LlmCalls, paths: VendorPaths) -> list[Page]:
 
 
 def serve(settings: Settings) -> None:
-    """Run the gateway as a process until SIGTERM or SIGINT; exit with 1 and a clear line if it can't start."""
-    lifecycle.configure(names.GATEWAY, settings)
-    lifecycle.run_loop(_serve(settings))
+    """Run the gateway until SIGTERM or SIGINT; exit with 1 and a clear line if it can't start.
+
+    With several workers, this process only keeps them running; each of them is such a call of its own.
+    """
+    place = Place.here()
+    lifecycle.configure(names.GATEWAY, settings, place.number if place else 0)
+    several = place is None and workers.needed(settings.api)
+    lifecycle.run_loop(_keep_workers(settings) if several else _serve(settings, place))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, place: Place | None) -> None:
     endpoint = settings.services.gateway
     lifecycle.check_exposure(endpoint.host, settings)
     stop = lifecycle.stop_on_signals()
-    listener = bind(endpoint.bound_host, endpoint.port)
+    listener = place.open_listener() if place else bind(endpoint.bound_host, endpoint.port)
     async with AsyncExitStack() as stack:
-        health = Health(role=names.GATEWAY)
-        if endpoint.health_listen:
-            await serve_health(health, endpoint.health_listen, stack)
         gateway = build(settings, lifecycle.keyring_of(settings), stack)
-        health.depend_on((), gateway.checks if settings.monitoring.health_checks else {}, {})
-        for work in (health.run(), _drain_with(gateway.draining, health)):
-            stack.callback(asyncio.create_task(work).cancel)
-        serve_metrics(names.GATEWAY, settings, stack)
+        if place is None:
+            await _tell_of_itself(settings, gateway.checks, gateway.draining, stack)
+            serve_metrics(names.GATEWAY, settings, stack)
         lifecycle.spare_what_stays()
-        port = listener.getsockname()[1]
-        log.info("started", role=names.GATEWAY, address=f"{endpoint.bound_host}:{port}", pid=os.getpid())
+        _log_start(listener, endpoint)
+        if place is not None:
+            place.started()
         await serve_until(
             stop,
             gateway.app,
@@ -145,10 +151,45 @@ async def _serve(settings: Settings) -> None:
             draining=gateway.draining,
             drain_timeout_s=settings.drain_timeout_s,
             tls=lifecycle.tls_of(settings, names.GATEWAY),
+            max_requests=settings.api.max_requests if place else 0,
+            max_requests_jitter=settings.api.max_requests_jitter,
+            on_enough=place.enough if place else lambda: None,
         )
     log.info("stopped", role=names.GATEWAY)
+
+
+async def _keep_workers(settings: Settings) -> None:
+    endpoint = settings.services.gateway
+    lifecycle.check_exposure(endpoint.host, settings)
+    stop = lifecycle.stop_on_signals()
+    listener = bind(endpoint.bound_host, endpoint.port)
+    async with AsyncExitStack() as stack:
+        stack.callback(listener.close)
+        gateway = build(settings, lifecycle.keyring_of(settings), stack)  # for what it knows of those behind it
+        await _tell_of_itself(settings, gateway.checks, stop, stack)
+        metrics = WorkerMetrics(stack)
+        serve_metrics(names.GATEWAY, settings, stack, metrics.registry)
+        _log_start(listener, endpoint)
+        await Workers(settings, listener, metrics).run(stop)
+    log.info("stopped", role=names.GATEWAY)
+
+
+async def _tell_of_itself(
+    settings: Settings, checks: Mapping[str, Check], draining: asyncio.Event, stack: AsyncExitStack
+) -> None:
+    """Serve the health protocol, if it has a port, and measure readiness, until the stack is left."""
+    health = Health((), checks if settings.monitoring.health_checks else {}, role=names.GATEWAY)
+    if address := settings.services.gateway.health_listen:
+        await serve_health(health, address, stack)
+    for work in (health.run(), _drain_with(draining, health)):
+        stack.callback(asyncio.create_task(work).cancel)
 
 
 async def _drain_with(draining: asyncio.Event, health: Health) -> None:
     await draining.wait()
     await health.drain()
+
+
+def _log_start(listener: socket.socket, endpoint: Endpoint) -> None:
+    port = listener.getsockname()[1]
+    log.info("started", role=names.GATEWAY, address=f"{endpoint.bound_host}:{port}", pid=os.getpid())

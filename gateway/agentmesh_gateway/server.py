@@ -4,7 +4,7 @@ import asyncio
 import math
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -15,9 +15,19 @@ from agentmesh_gateway.http_protocol import bounded_protocol
 from agentmesh_gateway.settings import Bounds
 
 _BACKLOG = 2048
+_LAST_ANSWER_S = 3600
+_CUT_S = 1.0  # for uvicorn to cut what did not end in time
 
 
 class _Server(uvicorn.Server):
+    on_enough: Callable[[], None]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if not self.should_exit:  # nobody asked it to: it has served `max_requests`, and what is open may go on
+            self.config.timeout_graceful_shutdown = _LAST_ANSWER_S
+            self.on_enough()
+        await super().shutdown(sockets)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         # uvicorn would raise the signal again after the drain, and the process would die of it.
@@ -58,8 +68,15 @@ async def serve_until(
     draining: asyncio.Event,
     drain_timeout_s: float,
     tls: Tls | None = None,
+    max_requests: int = 0,
+    max_requests_jitter: int = 0,
+    on_enough: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until `stop` is set, then set `draining` and let requests end for at most `drain_timeout_s`."""
+    """Serve until `stop` is set, then set `draining` and let requests end for at most `drain_timeout_s`.
+
+    After `max_requests` and some of the jitter, if there is such a bound, `on_enough` is called, nothing new is taken,
+    and what is open may go on for an hour, the longest that any answer takes; streams that can be resumed end.
+    """
     server = _Server(
         uvicorn.Config(
             app,
@@ -74,8 +91,16 @@ async def serve_until(
             timeout_graceful_shutdown=math.ceil(drain_timeout_s),
             ssl_certfile=tls.cert if tls else None,
             ssl_keyfile=tls.key if tls else None,
+            limit_max_requests=max_requests or None,
+            limit_max_requests_jitter=max_requests_jitter,
         )
     )
+
+    def enough() -> None:
+        draining.set()
+        on_enough()
+
+    server.on_enough = enough
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -84,4 +109,7 @@ async def serve_until(
         stopping.cancel()
         draining.set()
         server.should_exit = True
+        # It may have begun to end before, with more patience.
+        _, still = await asyncio.wait({serving}, timeout=drain_timeout_s + _CUT_S)
+        server.force_exit = bool(still)
         await serving

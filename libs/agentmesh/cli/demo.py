@@ -17,9 +17,9 @@ from agentmesh.cli.connecting import connect
 from agentmesh.cli.demo_mesh import free_ports, overrides_for, running
 from agentmesh.cli.following import Follower
 from agentmesh.cli.output import note
-from agentmesh.cli.supervisor import Supervisor, config_variables
+from agentmesh.cli.supervisor import Supervisor
 from agentmesh.cli.views import view_for
-from agentmesh.kit import config
+from agentmesh.kit import config, config_source
 
 _DATA = "seattle-weather.csv"
 _PROMPT = "How has the weather in Seattle changed, and what goes with what?"
@@ -59,7 +59,7 @@ def demo(agent: str, prompt: str, file: Path | None, output: Path, kill: bool, a
             sys.exit(demo_kill.run(folder, as_json=as_json, terminal=sys.stdout.isatty()))
         overrides = overrides_for(folder, free_ports(_PORTS))
         settings = config.load(overrides=overrides)
-        environment = {**os.environ, **config_variables(None, overrides)}
+        environment = {**os.environ, **config_source.variables(None, overrides)}
         supervisor = Supervisor(settings, environment, _report)
         with as_file(files("agentmesh_runner") / "data" / _DATA) as shipped:
             sys.exit(asyncio.run(_demo(supervisor, agent, prompt, file or shipped, output)))

@@ -13,10 +13,10 @@ from agentmesh.cli.connecting import connect
 from agentmesh.cli.demo_mesh import free_ports, overrides_for, running
 from agentmesh.cli.demo_verdict import Verdict, folded, judge
 from agentmesh.cli.output import note
-from agentmesh.cli.supervisor import Service, Supervisor, config_variables, variable
+from agentmesh.cli.supervisor import Service, Supervisor
 from agentmesh.cli.views import view_for
 from agentmesh.client import AsyncClient, Event, Folder
-from agentmesh.kit import config, names
+from agentmesh.kit import config, config_source, names
 
 _SETTINGS = {"tasks.lease_ttl_s": 3, "runner.heartbeat_s": 1}  # a lost runner is noticed soon: 15 s are too long a show
 _PORTS = 14
@@ -187,7 +187,7 @@ def run(folder: str, *, as_json: bool, terminal: bool) -> int:
         both = (getattr(settings.services, role).listen, *(s.address for s in more if s.role == role))
         overrides[f"services.{role}.address"] = ",".join(both)
     teller = Teller(as_json=as_json, terminal=terminal)
-    environment = {**os.environ, **config_variables(None, overrides)}
+    environment = {**os.environ, **config_source.variables(None, overrides)}
     return asyncio.run(_run(Supervisor(settings, environment, teller.report, more), teller))
 
 
@@ -202,5 +202,6 @@ async def _run(supervisor: Supervisor, teller: Teller) -> int:
 
 
 def _another(role: str, port: int) -> Service:
-    variables = {variable(f"services.{role}.port"): str(port), variable(f"services.{role}.metrics_port"): str(port + 1)}
+    ports = {f"services.{role}.port": port, f"services.{role}.metrics_port": port + 1}
+    variables = config_source.variables(None, ports)
     return Service(f"{role}-2", role, f"127.0.0.1:{port}", f"127.0.0.1:{port + 1}", variables)

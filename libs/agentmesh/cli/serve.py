@@ -12,7 +12,6 @@ import click
 
 from agentmesh.kit import config, names
 
-LIFELINE = "AGENTMESH_LIFELINE"
 _LAST_SECONDS = 5.0
 
 
@@ -89,7 +88,7 @@ def _supervise(
 
 def _end_with_parent() -> None:
     """When `up` started this process, stop when it is gone, however it went."""
-    lifeline = os.environ.pop(LIFELINE, "")
+    lifeline = os.environ.pop(names.LIFELINE, "")
     if lifeline:
         threading.Thread(target=_watch, args=(int(lifeline),), daemon=True).start()
 

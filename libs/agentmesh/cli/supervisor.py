@@ -9,11 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from agentmesh.cli import probing
-from agentmesh.cli.serve import LIFELINE
 from agentmesh.kit import names
 from agentmesh.kit.auth import load_or_create_secret
 from agentmesh.kit.errors import MeshError, Unavailable
@@ -118,7 +116,7 @@ class Supervisor:
                         ) from error
 
     def _start(self, service: Service, lifeline: int) -> None:
-        environment = {**self.environment, **service.variables, LIFELINE: str(lifeline)}
+        environment = {**self.environment, **service.variables, names.LIFELINE: str(lifeline)}
         service.process = subprocess.Popen(
             [sys.executable, "-m", "agentmesh", "serve", service.role],
             env=environment,
@@ -207,16 +205,3 @@ def ports_from(first: int) -> dict[str, int]:
     roles: Sequence[str] = names.ROLES
     ports = {f"services.{role}.port": first + index for index, role in enumerate(roles)}
     return ports | {f"services.{role}.metrics_port": first + len(roles) + index for index, role in enumerate(roles)}
-
-
-def variable(path: str) -> str:
-    """Return the name of the environment variable that sets a configuration key."""
-    return "AGENTMESH_" + path.replace(".", "__").upper()
-
-
-def config_variables(config_file: Path | None, overrides: Mapping[str, object]) -> dict[str, str]:
-    """Return the variables that give a child the same configuration."""
-    variables = {variable(path): str(value) for path, value in overrides.items()}
-    if config_file is not None:
-        variables["AGENTMESH_CONFIG"] = str(config_file.resolve())
-    return variables

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from agentmesh.cli.supervisor import START_ORDER, Supervisor, config_variables, ports_from
-from agentmesh.kit import config, lifecycle, names
+from agentmesh.cli.supervisor import START_ORDER, Supervisor, ports_from
+from agentmesh.kit import config, config_source, lifecycle, names
 
 
 @click.command()
@@ -61,7 +61,7 @@ def start(
 ) -> None:
     """Run the supervisor of these roles to its end."""
     settings = config.load(config_file, overrides=overrides)
-    environment = {**os.environ, **config_variables(config_file, overrides)}
+    environment = {**os.environ, **config_source.variables(config_file, overrides)}
     supervisor = Supervisor(settings, environment, report, roles=roles)
     lifecycle.run_loop(_supervise(supervisor, reload))
 

@@ -38,6 +38,25 @@ class Source:
         return tuple(marks)
 
 
+def variable(path: str) -> str:
+    """Return the name of the environment variable that sets a configuration key."""
+    return "AGENTMESH_" + path.replace(".", "__").upper()
+
+
+def variables(config_file: Path | None, overrides: Mapping[str, object]) -> dict[str, str]:
+    """Return the variables that give a child process the configuration of `load(config_file, overrides=overrides)`."""
+    found = {variable(path): str(value) for path, value in overrides.items()}
+    if config_file is not None:
+        found["AGENTMESH_CONFIG"] = str(config_file.resolve())
+    return found
+
+
+def variables_of(settings: Settings) -> dict[str, str]:
+    """Return the variables that give a child process these settings, beside the environment of this one."""
+    source = settings._source
+    return variables(source.config, source.overrides) if isinstance(source, Source) else {}
+
+
 class Watch:
     """Tells whether the files that settings came from have changed since they were read, or since it last told."""
 

@@ -51,12 +51,13 @@ def run(role: str, settings: Settings, build: Build) -> None:
     run_loop(_serve(role, settings, build))
 
 
-def configure(role: str, settings: Settings) -> None:
-    """Set up the logs of a process."""
+def configure(role: str, settings: Settings, worker: int = 0) -> None:
+    """Set up the logs of a process; `worker` is its number if there are several of one service."""
     logging = settings.logging
     file = None
     if logging.file:
         file = Path(logging.file) if isinstance(logging.file, str) else settings.data_dir / "logs" / f"{role}.log"
+        file = file.with_stem(f"{file.stem}-{worker}") if worker else file
     json = logging.format == "json" or logging.structured
     telemetry.configure_logging(
         service=role,

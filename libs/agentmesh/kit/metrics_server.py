@@ -5,7 +5,7 @@ import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from prometheus_client import start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 
 from agentmesh import __version__
 from agentmesh.kit import names, telemetry
@@ -21,14 +21,14 @@ _memory_limit = telemetry.gauge(names.MEMORY_LIMIT_BYTES, "Memory that the conta
 _LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
-def serve_metrics(role: str, settings: Settings, stack: AsyncExitStack) -> None:
+def serve_metrics(role: str, settings: Settings, stack: AsyncExitStack, registry: CollectorRegistry = REGISTRY) -> None:
     """Serve `/metrics` until the stack is left, if `monitoring.metrics` is on; raise PortInUse if that can't be."""
     if not settings.monitoring.metrics:
         return
     describe_process(role, settings)
     endpoint = getattr(settings.services, role)
     try:
-        server, _ = start_http_server(endpoint.metrics_port, addr=endpoint.bound_host)
+        server, _ = start_http_server(endpoint.metrics_port, addr=endpoint.bound_host, registry=registry)
     except OSError as error:
         raise PortInUse(
             f"can't listen on {endpoint.metrics_listen} for metrics: is the port in use? Stop what uses it or "

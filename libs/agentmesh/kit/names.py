@@ -26,6 +26,8 @@ PUBLIC_ROLES: Final = (ROUTER, GATEWAY)
 OPERATOR: Final = "operator"
 """Who holds the mesh's secret and is no service: the `agentmesh` command where the mesh is run."""
 VIRTUAL_KEY_PREFIX: Final = "am-"
+LIFELINE: Final = "AGENTMESH_LIFELINE"
+"""The variable that tells a child process which descriptor ends when its parent does."""
 
 # Names of the health protocol beside those of services.
 LIVE: Final = "live"

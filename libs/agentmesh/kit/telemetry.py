@@ -28,8 +28,8 @@ def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
 
 
 def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
-    """Make a gauge with a name from `kit.names`."""
-    return Gauge(name, text, labels)
+    """Make a gauge with a name from `kit.names`; over the workers of a service it is the sum."""
+    return Gauge(name, text, labels, multiprocess_mode="livesum")
 
 
 def histogram(name: str, text: str, labels: tuple[str, ...] = ()) -> Histogram:

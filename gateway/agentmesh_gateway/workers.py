@@ -1,0 +1,166 @@
+"""Runs the gateway as several processes on one listening socket, and replaces those that die or have served enough."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+
+from agentmesh.kit import config_source, names, telemetry
+from agentmesh.kit.errors import Unavailable, WrongState
+from agentmesh.kit.settings import Api, Settings
+from agentmesh_gateway.worker_metrics import WorkerMetrics
+
+log = telemetry.logger(__name__)
+
+VARIABLE = "_AGENTMESH_GATEWAY_WORKER"
+"""What a worker is told: its number and the descriptor of the listening socket."""
+_STARTED, _ENOUGH = b"started\n", b"enough\n"
+_FIRST_BACKOFF_S, _LAST_BACKOFF_S, _STEADY_S = 0.1, 5.0, 10.0
+_KILL_GRACE_S = 3.0
+_START_S = 60.0
+
+
+def needed(api: Api) -> bool:
+    """Say whether workers are wanted: several, or such that are replaced."""
+    return api.workers > 1 or api.max_requests > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The place of this process among the workers."""
+
+    number: int
+    listener: int
+
+    @staticmethod
+    def here() -> "Place | None":
+        """Return this worker's place, or None for a gateway that is no worker."""
+        told = os.environ.pop(VARIABLE, "")
+        if not told:
+            return None
+        number, listener = told.split(":")
+        return Place(int(number), int(listener))
+
+    def open_listener(self) -> socket.socket:
+        """Return the socket that all workers accept on."""
+        return socket.socket(fileno=self.listener)
+
+    def started(self) -> None:
+        """Tell the parent that requests can come."""
+        os.write(sys.stdout.fileno(), _STARTED)
+
+    def enough(self) -> None:
+        """Tell the parent that this worker takes no more requests, so that another takes its place."""
+        os.write(sys.stdout.fileno(), _ENOUGH)
+
+
+class Workers:
+    """The processes of one gateway; they end with this one, however it ends."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, metrics: WorkerMetrics) -> None:
+        if os.name != "posix":
+            raise WrongState(
+                "api.workers and api.max_requests need Linux or macOS: set them to 1 and 0", reason="NO_WORKERS"
+            )
+        self._settings = settings
+        self._listener = listener
+        self._metrics = metrics
+        self._processes: dict[int, Process] = {}  # by their ids, those that retire too
+        self._lifeline = -1
+        self._reading = -1
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Start the workers, keep them running until `stop`, then drain them; raise Unavailable if they can't start."""
+        self._reading, self._lifeline = os.pipe()
+        os.set_inheritable(self._reading, True)
+        self._listener.set_inheritable(True)
+        numbers = range(1, self._settings.api.workers + 1)
+        async with AsyncExitStack() as stack:
+            stack.callback(os.close, self._reading)
+            stack.callback(os.close, self._lifeline)
+            stack.push_async_callback(self._stop_all)
+            first = await asyncio.gather(*(self._start(number) for number in numbers))
+            keeping = [
+                asyncio.create_task(self._keep(number, process)) for number, process in zip(numbers, first, strict=True)
+            ]
+            log.info("workers_started", workers=len(first))
+            await stop.wait()
+            for task in keeping:
+                task.cancel()
+
+    async def _keep(self, number: int, process: Process) -> None:
+        """Have one worker of this number running at any time."""
+        backoff_s = _FIRST_BACKOFF_S
+        while True:
+            began = time.monotonic()
+            if await _line(process) == _ENOUGH:
+                log.info("worker_retires", worker=number, pid=process.pid)
+            else:
+                code = await process.wait()
+                log.warning("worker_ended", worker=number, code=code)
+                backoff_s = _FIRST_BACKOFF_S if time.monotonic() - began > _STEADY_S else backoff_s
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
+            while True:
+                try:
+                    process = await self._start(number)
+                    break
+                except Unavailable as error:
+                    log.error("worker_not_started", worker=number, reason=error.reason)
+                    await asyncio.sleep(_LAST_BACKOFF_S)
+
+    async def _start(self, number: int) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "agentmesh", "serve", "gateway"),
+            env=self._environment(number),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=PIPE,
+            pass_fds=(self._listener.fileno(), self._reading),
+            start_new_session=True,  # Ctrl-C reaches only this process, which then drains the workers
+        )
+        self._processes[process.pid] = process
+        self._metrics.add(process.pid)
+        asyncio.get_running_loop().create_task(self._bury(process))
+        try:
+            async with asyncio.timeout(_START_S):
+                started = await _line(process) == _STARTED
+        except TimeoutError:
+            started = False
+        if not started:
+            with suppress(ProcessLookupError):
+                process.kill()
+            raise Unavailable("a worker could not start; its message is above", reason="START_FAILED")
+        return process
+
+    def _environment(self, number: int) -> Mapping[str, str]:
+        told = {VARIABLE: f"{number}:{self._listener.fileno()}", names.LIFELINE: str(self._reading)}
+        return {**os.environ, **config_source.variables_of(self._settings), **self._metrics.variables, **told}
+
+    async def _bury(self, process: Process) -> None:
+        await process.wait()
+        self._processes.pop(process.pid, None)
+        self._metrics.forget(process.pid)
+
+    async def _stop_all(self) -> None:
+        """Drain every worker, and kill what does not end in time."""
+        for process in list(self._processes.values()):
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        ending = [asyncio.create_task(process.wait()) for process in self._processes.values()]
+        if ending:
+            await asyncio.wait(ending, timeout=self._settings.drain_timeout_s + _KILL_GRACE_S)
+        for process in list(self._processes.values()):
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def _line(process: Process) -> bytes:
+    assert process.stdout is not None
+    return await process.stdout.readline()
