@@ -1,5 +1,6 @@
 """A log that can't be written costs lines, which are counted, and nothing else."""
 
+import json
 import os
 import select
 import subprocess
@@ -31,7 +32,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 def test_lines_that_a_full_disk_does_not_take_are_counted() -> None:
     disk = os.open("/dev/full", os.O_WRONLY)
-    sink = LineSink("full", disk, _BOUND)
+    sink = LineSink("full", lambda _: disk, _BOUND)
     for number in range(100):
         sink.put(f"line {number}\n")
     sink.close(10)
@@ -42,7 +43,7 @@ def test_lines_that_a_full_disk_does_not_take_are_counted() -> None:
 
 def test_a_pipe_that_nobody_reads_keeps_lines_in_their_order_and_counts_the_others(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    sink = LineSink("stuck", writing, _BOUND)
+    sink = LineSink("stuck", lambda _: writing, _BOUND)
     for number in range(20_000):
         sink.put(f"line {number}\n")
     lost = _dropped("stuck")
@@ -57,7 +58,7 @@ def test_a_pipe_that_nobody_reads_keeps_lines_in_their_order_and_counts_the_othe
 
 def test_the_end_does_not_wait_for_a_pipe_that_nobody_reads(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    sink = LineSink("ended", writing, 4 * 1024 * 1024)
+    sink = LineSink("ended", lambda _: writing, 4 * 1024 * 1024)
     for number in range(20_000):
         sink.put(f"line {number}\n")
     assert select.select([reading], [], [], 10) == ([reading], [], [])  # its thread writes
@@ -75,7 +76,8 @@ import os, resource, signal, sys, time
 from agentmesh.kit.log_sinks import LineSink, dropped
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-sink = LineSink("small", os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND), 65536)
+descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+sink = LineSink("small", lambda _: descriptor, 65536)
 for line in ("a" * 4000 + "\\n", "b" * 4000 + "\\n", "c\\n"):
     sink.put(line)
 while next(s.value for m in dropped.collect() for s in m.samples if s.name.endswith("_total")) < 2:
@@ -95,8 +97,10 @@ def test_what_was_said_before_the_end_is_in_the_file(tmp_path: Path, ending: str
 import sys
 from pathlib import Path
 from agentmesh.kit import telemetry
+from agentmesh.kit.log_file import LogFile
 from tests.support.metrics import metric
-telemetry.configure_logging(service="dying", json=True, console=False, file=Path(sys.argv[1]))
+file = LogFile(Path(sys.argv[1]), max_bytes=0, backups=0)
+telemetry.configure_logging(service="dying", json=True, console=False, file=file)
 log = telemetry.logger("test")
 for number in range(2000):
     log.info("said", number=number)
@@ -143,3 +147,31 @@ def test_what_the_thread_has_in_its_hands_counts_against_the_bound() -> None:
     go_on.set()
     assert queue.close(10)
     assert lost == [1]
+
+
+def test_what_libraries_log_is_in_the_form_of_our_own_lines(tmp_path: Path) -> None:
+    code = """
+import logging, sys
+from pathlib import Path
+from agentmesh.kit import telemetry
+from agentmesh.kit.log_file import LogFile
+file = LogFile(Path(sys.argv[1]), max_bytes=0, backups=0)
+telemetry.configure_logging(service="router", json=True, console=False, file=file, libraries=sys.argv[2])
+logging.getLogger("some.library").info("heard by those who debug")
+logging.getLogger("some.library").warning("careful: %s", "a pipe")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("some.library").exception("broken")
+"""
+    for level, events in (("WARNING", 2), ("INFO", 3)):
+        log = tmp_path / f"{level}.log"
+        subprocess.run([sys.executable, "-c", code, str(log), level], check=True, timeout=30)
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert len(lines) == events
+        assert [(line["event"], line["level"]) for line in lines[-2:]] == [
+            ("careful: a pipe", "warning"),
+            ("broken", "error"),
+        ]
+        assert {line["module"] for line in lines} == {"some.library"}
+        assert lines[-1]["exception"][0]["exc_type"] == "ZeroDivisionError"

@@ -38,6 +38,7 @@ _FOLLOWS = (
     (("runner", "lease_ttl_s"), ("tasks", "lease_ttl_s")),
 )
 
+_TRUE = frozenset({"true", "yes", "on", "1"})
 _PLAIN_WORDS = {
     "missing": "is needed",
     "model_type": "must be a mapping of keys",
@@ -78,6 +79,8 @@ def load(
     for dotted, value in (overrides or {}).items():
         layers.put(tuple(dotted.split(".")), value, "override")
     layers.add_providers(variables)
+    if str(layers.values.get("debug")).lower() in _TRUE:
+        layers.put_default(("logging", "level"), "DEBUG", "debug")
     for follower, leader in _FOLLOWS:
         layers.follow(follower, leader)
     errors += layers.errors
@@ -166,6 +169,11 @@ class _Layers:
             return
         node[str(path[-1])] = value
         self._origins[path] = (origin, path)
+
+    def put_default(self, path: KeyPath, value: object, origin: str) -> None:
+        """Set one key unless it was set."""
+        if path not in self._origins:
+            self.put(path, value, origin)
 
     def put_text(self, path: KeyPath, text: str, origin: str) -> None:
         """Set one key to a variable's text: YAML if it is a list, a mapping or quoted, else as it is written.

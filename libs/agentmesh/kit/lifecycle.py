@@ -17,6 +17,7 @@ from agentmesh.kit import names, telemetry
 from agentmesh.kit.auth import Access, Authenticator, Keyring, load_or_create_secret
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.health import Check, Health, serve_health
+from agentmesh.kit.log_file import LogFile
 from agentmesh.kit.metrics_server import serve_metrics
 from agentmesh.kit.reflection import add_reflection
 from agentmesh.kit.rpc_client import Trust
@@ -59,13 +60,15 @@ def configure(role: str, settings: Settings, worker: int = 0) -> None:
         file = Path(logging.file) if isinstance(logging.file, str) else settings.data_dir / "logs" / f"{role}.log"
         file = file.with_stem(f"{file.stem}-{worker}") if worker else file
     json = logging.format == "json" or logging.structured
+    kept = LogFile(file, max_bytes=logging.max_bytes, backups=logging.backups) if file else None
     telemetry.configure_logging(
         service=role,
         level=logging.level,
         json=json,
         console=logging.console,
-        file=file,
+        file=kept,
         queue_max_bytes=logging.queue_max_bytes,
+        libraries="INFO" if settings.debug else "WARNING",
     )
 
 

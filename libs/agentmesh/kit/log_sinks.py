@@ -4,14 +4,14 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from prometheus_client import Counter
 
 from agentmesh.kit import names
 from agentmesh.kit.background import Background
+from agentmesh.kit.log_file import LogFile
 
 dropped = Counter(names.LOG_LINES_DROPPED_TOTAL, "Lines that a log could not take in time or at all", ["sink"])
 
@@ -22,13 +22,13 @@ _AGAIN_S = 0.02
 
 
 class LineSink:
-    """Writes lines to a file descriptor in a thread; at most `max_bytes` wait.
+    """Writes lines in a thread, to what `place` returns for so many bytes; at most `max_bytes` wait.
 
     It writes past Python's own buffers: a thread that is stuck in one of those would keep the interpreter from ending.
     """
 
-    def __init__(self, name: str, descriptor: int, max_bytes: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, name: str, place: Callable[[int], int], max_bytes: int) -> None:
+        self._place = place
         self._dropped = dropped.labels(name)
         self._torn = False
         self._queue: Background[str] = Background(
@@ -59,9 +59,10 @@ class LineSink:
 
     def _write_whole(self, data: bytes) -> None:
         left = memoryview(data)
+        descriptor = self._place(len(data))
         while left:
             try:
-                left = left[os.write(self._descriptor, left) :]
+                left = left[os.write(descriptor, left) :]
             except BlockingIOError:  # somebody else made it non-blocking
                 time.sleep(_AGAIN_S)
             except OSError:
@@ -92,15 +93,14 @@ class LineSinks:
             sink.close(max(0.0, end - time.monotonic()))
 
 
-def open_sinks(console: TextIO | None, file: Path | None, max_bytes: int) -> LineSinks:
+def open_sinks(console: TextIO | None, file: LogFile | None, max_bytes: int) -> LineSinks:
     """Open the places where lines go; what is queued at the end of the process is written for FLUSH_S at most."""
     sinks = []
     if console is not None:
-        sinks.append(LineSink("stderr", console.fileno(), max_bytes))
+        descriptor = console.fileno()
+        sinks.append(LineSink("stderr", lambda _: descriptor, max_bytes))
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        sinks.append(LineSink("file", descriptor, max_bytes))
+        sinks.append(LineSink("file", file.descriptor_for, max_bytes))
     together = LineSinks(sinks)
     atexit.register(together.close)
     return together

@@ -88,6 +88,10 @@ class Logging(Section):
     structured: bool = False
     """Write JSON whatever `format` says."""
     format: Literal["text", "json"] = "text"
+    max_bytes: Annotated[int, Field(ge=0, le=1_099_511_627_776)] = 104_857_600
+    """A file that would grow beyond it is put aside under a number, and begun anew; 0 lets it grow."""
+    backups: Annotated[int, Field(ge=0, le=1000)] = 5
+    """Files that are kept so; older ones are removed."""
     queue_max_bytes: Annotated[int, Field(ge=65_536, le=1_073_741_824)] = 4_194_304
     """Lines that wait to be written, for each place; what does not fit is dropped and counted."""
 

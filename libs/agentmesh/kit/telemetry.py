@@ -4,13 +4,13 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from pathlib import Path
 from typing import Any
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from agentmesh.kit import names
+from agentmesh.kit.log_file import LogFile
 from agentmesh.kit.log_sinks import open_sinks
 
 _SECRET_FIELDS = re.compile(r"token|secret|password|api_?key|authorization|prompt", re.IGNORECASE)
@@ -43,12 +43,14 @@ def configure_logging(
     level: str = "INFO",
     json: bool = False,
     console: bool = True,
-    file: Path | None = None,
+    file: LogFile | None = None,
     queue_max_bytes: int = 4 * 1024 * 1024,
+    libraries: str = "WARNING",
 ) -> None:
     """Send structured lines to standard error, to a file, or both; JSON or for people.
 
     For each at most `queue_max_bytes` of lines wait to be written; what does not fit is dropped and counted.
+    `libraries` is the level from which libraries are heard.
     """
     sinks = open_sinks(sys.stderr if console else None, file, queue_max_bytes)
     renderer: Any = (
@@ -70,7 +72,16 @@ def configure_logging(
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
-    logging.basicConfig(level=logging.WARNING, stream=sinks, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=libraries, handlers=[_Libraries()], force=True)
+
+
+class _Libraries(logging.Handler):
+    """Takes what libraries log into the same lines as ours, in the same form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record of a library."""
+        log: structlog.typing.FilteringBoundLogger = structlog.get_logger(module=record.name)
+        log.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
 
 
 def logger(name: str) -> structlog.typing.FilteringBoundLogger:
