@@ -79,7 +79,8 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
     paths = VendorPaths()
     model_pages = _model_pages(calls, paths) if names.LLM in behind else []
     needed = names.ROUTER if names.ROUTER in behind else names.LLM
-    health_pages = HealthPages(health, needed, draining)
+    asks = settings.monitoring.health_checks
+    health_pages = HealthPages(health, needed if asks else "", draining)
     pages = [
         Page("/health", health_pages.live, methods=["GET"]),
         Page("/health/ready", health_pages.ready, methods=["GET"]),
@@ -102,7 +103,7 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
         loopback=services.gateway.is_loopback,
         spans=RequestSpans(open_tracer(settings.monitoring, names.GATEWAY, stack)),
     )
-    return Gateway(edge, draining, {needed: lambda: health.serves(needed)})
+    return Gateway(edge, draining, {needed: lambda: health.serves(needed)} if asks else {})
 
 
 def _model_pages(calls: LlmCalls, paths: VendorPaths) -> list[Page]:
@@ -178,7 +179,7 @@ async def _tell_of_itself(
     settings: Settings, checks: Mapping[str, Check], draining: asyncio.Event, stack: AsyncExitStack
 ) -> None:
     """Serve the health protocol, if it has a port, and measure readiness, until the stack is left."""
-    health = Health((), checks if settings.monitoring.health_checks else {}, role=names.GATEWAY)
+    health = Health((), checks, role=names.GATEWAY)
     if address := settings.services.gateway.health_listen:
         await serve_health(health, address, stack)
     for work in (health.run(), _drain_with(draining, health)):

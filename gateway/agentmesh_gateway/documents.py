@@ -15,6 +15,7 @@ from agentmesh.kit import names
 from agentmesh.kit.auth import PUBLIC, Authenticator
 from agentmesh_gateway import openapi, problems
 from agentmesh_gateway.routes import RouteTable
+from agentmesh_gateway.worker_metrics import registry_here
 
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
@@ -22,6 +23,7 @@ _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 def documents(table: RouteTable, authenticator: Authenticator, *, models: bool, metrics: bool) -> list[Page]:
     """Return the pages; /metrics is among them if asked for, and `models` says whether the routes of the
     llm-proxy are described, and wants the credential that the API wants."""
+    counted = registry_here()
     described = orjson.dumps(openapi.document(table, models=models))
 
     async def description(_: Request) -> Response:
@@ -29,7 +31,7 @@ def documents(table: RouteTable, authenticator: Authenticator, *, models: bool, 
 
     async def measured(request: Request) -> Response:
         authenticator.identify({names.AUTHORIZATION: request.headers.get(names.AUTHORIZATION, "")}, PUBLIC)
-        return Response(generate_latest(), headers={"content-type": CONTENT_TYPE_LATEST})
+        return Response(generate_latest(counted), headers={"content-type": CONTENT_TYPE_LATEST})
 
     pages = [
         _page("/", "index.html"),

@@ -92,7 +92,7 @@ class ServiceHealth:
 
 
 class HealthPages:
-    """The three health paths; they need no credential, and name no address. `needed` decides on readiness."""
+    """The three health paths; they need no credential, and name no address. `needed`, if any, decides on readiness."""
 
     def __init__(self, services: ServiceHealth, needed: str, draining: asyncio.Event) -> None:
         self._services = services
@@ -108,7 +108,8 @@ class HealthPages:
         if self._draining.is_set():
             status = "draining"
         else:
-            status = "ready" if await self._services.serves(self._needed) else "not ready"
+            there = not self._needed or await self._services.serves(self._needed)
+            status = "ready" if there else "not ready"
         body = {"status": status, "timestamp": _now()}
         return JSONResponse(body, 200 if status == "ready" else 503, headers=_NO_STORE)
 

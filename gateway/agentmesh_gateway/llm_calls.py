@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.kit import errors, names, rpc_client, telemetry
-from agentmesh.kit.auth import PUBLIC, Authenticator, Keyring
+from agentmesh.kit.auth import MODELS, PUBLIC, Authenticator, Keyring
 from agentmesh_gateway import bodies
 from agentmesh_gateway.callers import patience_of, traceparent_of
 from agentmesh_gateway.json_bodies import object_of
@@ -52,6 +52,7 @@ class LlmCalls:
                 raise _ours(error) from None
             return (*self._credential, (names.TENANT, key.tenant), (names.VIRTUAL_KEY, key.id), traceparent)
         identity = self._authenticator.identify({names.AUTHORIZATION: credential}, PUBLIC)
+        identity.check(MODELS)
         return (*self._credential, (names.TENANT, identity.tenant), traceparent)
 
     async def read_object(self, request: Request) -> dict[str, Any]:

@@ -25,6 +25,15 @@ _OWN = (
 _ADDED = ("process_resident_memory_bytes", "process_virtual_memory_bytes", "process_cpu_seconds", "process_open_fds")
 
 
+def registry_here() -> CollectorRegistry:
+    """Return what a process shows of itself: of all workers together, if it is one of them."""
+    if _VARIABLE not in os.environ:
+        return REGISTRY
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
+
+
 class WorkerMetrics(Collector):
     """The metrics that workers write into a folder of their own, which is gone with the stack."""
 

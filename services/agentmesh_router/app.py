@@ -60,7 +60,8 @@ async def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack) -> 
     tracer = open_tracer(settings.monitoring, names.ROUTER, stack)
     trust = lifecycle.trust_of(settings)
 
-    hub, scheduler, catalog = Hub(), Scheduler(), Catalog()
+    hub, scheduler = Hub(), Scheduler()
+    catalog = Catalog(validates=settings.security.input_validation)
     peers = StoragePeers(settings.services.storage.addresses, router_id, trust=trust)
     stack.push_async_callback(peers.aclose)
     storage = GrpcStorage(peers, token, router_id, scheduler.ready)

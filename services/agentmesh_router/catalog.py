@@ -16,10 +16,12 @@ _MAX_NAMED = 20
 class Catalog:
     """Agents by name. Parameters that were found good are remembered, so that repeats cost nothing.
 
-    Until it has learned what storage knows, an agent that it doesn't know may exist all the same.
+    Unless it `validates`, parameters are for the agent to judge. Until it has learned what storage knows, an agent that
+    it doesn't know may exist all the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, validates: bool = True) -> None:
+        self._validates = validates
         self._learned = False
         self._agents: dict[str, task_pb2.Agent] = {}
         self._validators: dict[str, Any] = {}
@@ -68,6 +70,8 @@ class Catalog:
                 reason="AGENT_NOT_FOUND",
                 violations=[("spec.agent", f"is not known; known agents: {known}")],
             )
+        if not self._validates:
+            return
         key = (
             spec.agent,
             spec.parameters.SerializeToString(deterministic=True) if spec.HasField("parameters") else b"",

@@ -8,6 +8,7 @@ from agentmesh.kit.clock import Clock, SystemClock
 from agentmesh.kit.config import database_path
 from agentmesh.kit.folder_lock import FolderLock
 from agentmesh.kit.settings import Settings
+from agentmesh.kit.sql_echo import SqlEcho
 from agentmesh_storage.news import Wire
 from agentmesh_storage.ports import ArtifactFiles, TaskStore
 from agentmesh_storage.rules import Rules
@@ -52,7 +53,8 @@ def _embedded(settings: Settings, stack: AsyncExitStack) -> Backend:
     stack.callback(lock.release)
     files = FolderArtifactFiles(settings.data_dir / "artifacts")
     path, create_tables = database_path(settings), settings.database.create_tables
-    store = SqliteTaskStore(path, rules_of(settings), create_tables=create_tables)
+    echo = SqlEcho() if settings.database.echo else None
+    store = SqliteTaskStore(path, rules_of(settings), create_tables=create_tables, echo=echo)
     return Backend(store, files, SystemClock(), None, commits=1)
 
 

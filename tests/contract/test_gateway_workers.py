@@ -102,6 +102,10 @@ async def test_workers_share_a_port_and_are_counted_on_one_page(tmp_path: Path) 
         answers = await asyncio.gather(*(made.client.get("/health") for _ in range(60)))
         assert {answer.status_code for answer in answers} == {200}
         for _ in range(3):
+            answered = (await made.client.get("/metrics")).text  # by any of them
+            assert (
+                f'{names.GATEWAY_REQUESTS_TOTAL}{{method="GET",route="/health",status="200"}} {before + 60}' in answered
+            )
             assert await made.counted(names.GATEWAY_REQUESTS_TOTAL, route="/health") == before + 60
         assert await made.counted(names.BUILD_INFO) == 1
         assert await made.counted(names.SERVING, role="gateway") == 1

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import agentmesh_router.app
 import agentmesh_runner.app
 import agentmesh_storage.app
 from agentmesh.kit import lifecycle, names, rpc_client
-from agentmesh.kit.auth import Keyring, TaskClaims
+from agentmesh.kit.auth import Keyring, TaskClaims, scope_of
 from agentmesh.kit.health import Health
 from agentmesh.kit.rpc_server import build_server, listen
 from agentmesh.kit.settings import ApiKey, Database, Security, Settings
@@ -89,13 +89,21 @@ class Service:
 
 
 @asynccontextmanager
-async def running(role: str, folder: Path, *, authentication: bool = False) -> AsyncIterator[Service]:
-    """Run a service as its own process would."""
-    key = ApiKey(sha256=hashlib.sha256(API_KEY.encode()).hexdigest(), tenant="acme")
+async def running(
+    role: str,
+    folder: Path,
+    *,
+    authentication: bool = False,
+    authorization: bool = True,
+    scopes: Iterable[str] = ("read", "write", "models"),
+) -> AsyncIterator[Service]:
+    """Run a service as its own process would; `scopes` are those of the client's key."""
+    digest = hashlib.sha256(API_KEY.encode()).hexdigest()
+    key = ApiKey.model_validate({"sha256": digest, "tenant": "acme", "scopes": list(scopes)})
     settings = Settings(
         data_dir=folder,
         database=Database(create_tables=True),
-        security=Security(authentication=authentication, api_keys=(key,)),
+        security=Security(authentication=authentication, authorization=authorization, api_keys=(key,)),
     )
     async with AsyncExitStack() as stack:
         built = await BUILDS[role](settings, KEYRING, stack)
@@ -208,6 +216,34 @@ async def test_public_methods_demand_a_known_key_where_authentication_is_on(tmp_
             for metadata in wrong:
                 code = await router.refusal(method, metadata)
                 assert code is grpc.StatusCode.UNAUTHENTICATED, method.full_name
+        (known,) = [method for method in router.methods if method.name == "ListAgents"]
+        assert await router.refusal(known, rpc_client.bearer(API_KEY)) is grpc.StatusCode.OK
+
+
+SEEING = {
+    *("GetTask", "ListTasks", "WatchTask", "GetAgent", "ListAgents"),
+    *("GetArtifact", "ListArtifacts", "ReadArtifact"),
+    *("GetSchedule", "ListSchedules"),
+}
+
+
+async def test_a_key_opens_the_methods_of_its_scopes_and_no_others(tmp_path: Path) -> None:
+    async with running(names.ROUTER, tmp_path, authentication=True, scopes=["models"]) as router:
+        for method in router.methods:
+            assert scope_of(method.name) == ("read" if method.name in SEEING else "write")
+            assert await router.refusal(method, rpc_client.bearer(API_KEY)) is grpc.StatusCode.PERMISSION_DENIED
+    for scopes, seen, submitted in (
+        (["read"], grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED),
+        (["write"], grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        async with running(names.ROUTER, tmp_path, authentication=True, scopes=scopes) as router:
+            methods = {method.name: method for method in router.methods}
+            assert await router.refusal(methods["ListAgents"], rpc_client.bearer(API_KEY)) is seen
+            assert await router.refusal(methods["SubmitTask"], rpc_client.bearer(API_KEY)) is submitted
+
+
+async def test_scopes_mean_nothing_where_authorization_is_off(tmp_path: Path) -> None:
+    async with running(names.ROUTER, tmp_path, authentication=True, authorization=False, scopes=["models"]) as router:
         (known,) = [method for method in router.methods if method.name == "ListAgents"]
         assert await router.refusal(known, rpc_client.bearer(API_KEY)) is grpc.StatusCode.OK
 

@@ -78,6 +78,21 @@ def test_the_operators_commands_find_the_mesh_over_tls(encrypted: Encrypted) -> 
     assert listed.returncode == 0, listed.stderr
 
 
+@pytest.mark.parametrize("ca", ["file", "system"])
+def test_the_command_trusts_a_file_or_the_authorities_of_the_system(encrypted: Encrypted, ca: str) -> None:
+    file = str(encrypted.authority.ca)
+    options = ["--address", encrypted.mesh.router, "--ca", file if ca == "file" else ca]
+    done = subprocess.run(
+        [sys.executable, "-m", "agentmesh", "run", "echo", "hello", *options],
+        env={**os.environ, "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": file},  # what gRPC takes for the system's
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "hello" in done.stdout) == (0, True), done.stderr
+
+
 @pytest.mark.parametrize("role", ["runner", "llm", "storage"])
 def test_an_internal_service_lets_nobody_in_without_a_certificate_of_the_mesh(encrypted: Encrypted, role: str) -> None:
     stranger = Authority(encrypted.mesh.data_dir)

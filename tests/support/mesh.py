@@ -35,6 +35,8 @@ class Mesh:
             "AGENTMESH_LOGGING__LEVEL": "INFO",
             "AGENTMESH_RUNNER__HEARTBEAT_S": "1",
             "AGENTMESH_DRAIN_TIMEOUT_S": "5",
+            "AGENTMESH_HOT_RELOAD": "false",
+            "AGENTMESH_API__RELOAD": "false",
             **(environment or {}),
         }
         self._arguments = arguments or []
@@ -105,6 +107,11 @@ class Mesh:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(_STOP_S)
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait until it ends by itself, and return the exit code."""
+        assert self._process is not None
+        return self._process.wait(timeout_s)
 
     def close(self) -> None:
         """Stop, and kill what does not."""

@@ -8,12 +8,19 @@ from typing import Any, TypeVar
 import click
 
 from agentmesh.client import AsyncClient
+from agentmesh.client.channels import SYSTEM
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 # Long enough for a mesh that is just starting, short enough for a person who forgot to start it.
 _FIRST_CONTACT_S = 2.0
+
+
+def _ca(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None and value != SYSTEM and not value.is_file():
+        raise click.BadParameter(f"there is no file {value}; `system` stands for the authorities of this system")
+    return value
 
 
 def mesh_options(command: F) -> F:
@@ -27,8 +34,11 @@ def mesh_options(command: F) -> F:
         ),
         click.option(
             "--ca",
-            type=click.Path(path_type=Path, exists=True, dir_okay=False),
-            help="PEM file of the authority that signed the mesh's certificate; without it, no TLS.",
+            type=click.Path(path_type=Path),
+            callback=_ca,
+            envvar="AGENTMESH_CA",
+            show_envvar=True,
+            help="PEM file of the authority that signed the mesh's certificate, or `system`; without it, no TLS.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Protobuf JSON on standard output, for scripts."),
     )

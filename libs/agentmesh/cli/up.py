@@ -67,13 +67,11 @@ def start(
 
 
 async def _supervise(supervisor: Supervisor, reload: bool) -> None:
-    stop = lifecycle.stop_on_signals()
-    if not reload:
-        await supervisor.run(stop)
-        return
-    from agentmesh.cli.reload import watch
+    from agentmesh.cli import reload as reloading
 
-    watcher = asyncio.create_task(watch(supervisor))
+    stop = lifecycle.stop_on_signals()
+    rules = reloading.rules_for(supervisor.settings, everything=reload)
+    watcher = asyncio.create_task(reloading.watch(supervisor, rules))
     try:
         await supervisor.run(stop)
     finally:

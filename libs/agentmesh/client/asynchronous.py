@@ -30,7 +30,8 @@ class AsyncClient(ScheduleCalls):
 
     `address` is host:port or several of them, separated by commas or as a list; the next one is used after a
     failure. Without it, $AGENTMESH_ADDRESS or 127.0.0.1:50051. `token` is an API key; without it,
-    $AGENTMESH_TOKEN. With `ca` (a PEM file) calls go over TLS.
+    $AGENTMESH_TOKEN. With `ca` (a PEM file, or `system` for the authorities that every
+    client knows) calls go over TLS.
 
     Calls that are safe to repeat are repeated, with jittered waits, while the mesh can't be reached or asks for
     patience (OVERLOADED, RATE_LIMITED): for at most `retry_for_s` seconds without progress, or `first_contact_s` as

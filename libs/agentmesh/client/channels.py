@@ -20,13 +20,23 @@ MAX_STREAMS_PER_CHANNEL = 80
 MAX_CHANNELS = 64
 
 
+SYSTEM = Path("system")
+"""Stands for the authorities that every client knows, in the place of a PEM file."""
+
+
+def _trust(ca: Path | None) -> Trust | None:
+    if ca is None:
+        return None
+    return Trust() if ca == SYSTEM else Trust(ca)
+
+
 class Channel:
     """One connection, and how many calls it carries."""
 
     def __init__(self, address: str, ca: Path | None) -> None:
         self.address = address
         self.calls = 0
-        self.raw: grpc.aio.Channel = open_channel(address, trust=Trust(ca) if ca else None)
+        self.raw: grpc.aio.Channel = open_channel(address, trust=_trust(ca))
         self.tasks: Any = task_grpc.TaskServiceStub(self.raw)
         self.artifacts: Any = artifact_grpc.ArtifactServiceStub(self.raw)
         self.schedules: Any = schedule_grpc.ScheduleServiceStub(self.raw)

@@ -36,6 +36,24 @@ class TaskClaims:
             raise Unauthenticated("the task token is over", reason="TASK_TOKEN_EXPIRED")
 
 
+READ, WRITE, MODELS = "read", "write", "models"
+ALL_SCOPES = frozenset((READ, WRITE, MODELS))
+_READING = ("Get", "List", "Read", "Watch")
+
+
+def scope_of(method: str) -> str:
+    """Return the scope that a client needs for a method of a public service."""
+    return READ if method.startswith(_READING) else WRITE
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Whose an API key is, and what may be done with it."""
+
+    tenant: str
+    scopes: frozenset[str] = ALL_SCOPES
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who calls. `role` is empty for clients; `task` is set for calls on behalf of an attempt."""
@@ -45,6 +63,12 @@ class Identity:
     task: TaskClaims | None = None
     key_id: str = ""
     """The virtual key that the gateway was shown, if it was one."""
+    scopes: frozenset[str] = ALL_SCOPES
+
+    def check(self, scope: str) -> None:
+        """Raise PermissionDenied if the caller may not do what this scope is for."""
+        if scope not in self.scopes:
+            raise PermissionDenied(f"this API key lacks the scope {scope}", reason="SCOPE_MISSING")
 
 
 @dataclass(frozen=True)
@@ -126,7 +150,7 @@ PUBLIC = Access(public=True)
 class Authenticator:
     """Turns a call's metadata into an identity, before anything else is done for the call.
 
-    `api_keys` maps the SHA-256 of a client's key, in hexadecimal, to its tenant. With `anonymous` set
+    `api_keys` maps the SHA-256 of a client's key, in hexadecimal, to what it is good for. With `anonymous` set
     (development on loopback), a client without a key is the tenant `default`. `now` tells seconds since 1970.
     """
 
@@ -135,7 +159,7 @@ class Authenticator:
         keyring: Keyring,
         *,
         anonymous: bool,
-        api_keys: Mapping[str, str] | None = None,
+        api_keys: Mapping[str, Grant] | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._keyring = keyring
@@ -183,9 +207,9 @@ class Authenticator:
 
     def _client(self, key: str) -> Identity:
         if key:
-            tenant = self._api_keys.get(hashlib.sha256(key.encode()).hexdigest())
-            if tenant is not None:
-                return Identity(tenant=tenant)
+            grant = self._api_keys.get(hashlib.sha256(key.encode()).hexdigest())
+            if grant is not None:
+                return Identity(tenant=grant.tenant, scopes=grant.scopes)
             if not self._anonymous:
                 raise Unauthenticated("the API key is not known")
         if not self._anonymous:

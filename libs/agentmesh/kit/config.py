@@ -19,7 +19,7 @@ from agentmesh.kit.settings import Settings
 __all__ = ["ConfigError", "Settings", "database_path", "describe", "json_schema", "load", "reload"]
 
 _PREFIX = "AGENTMESH_"
-_NOT_SETTINGS = frozenset({"AGENTMESH_ADDRESS", "AGENTMESH_TOKEN", "AGENTMESH_CONFIG"})
+_NOT_SETTINGS = frozenset({"AGENTMESH_ADDRESS", "AGENTMESH_CA", "AGENTMESH_TOKEN", "AGENTMESH_CONFIG"})
 _GUIDE_VARIABLES = {"DATABASE_URL": ("database", "url"), "REDIS_URL": ("cache", "url")}
 # Kubernetes puts these into every container beside a service called agentmesh or agentmesh-….
 _SERVICE_LINK = re.compile(

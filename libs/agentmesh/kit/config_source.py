@@ -51,6 +51,11 @@ def variables(config_file: Path | None, overrides: Mapping[str, object]) -> dict
     return found
 
 
+def file_of(settings: Settings) -> Path | None:
+    """Return the file that settings were read from, if there is one."""
+    return settings._source.file if isinstance(settings._source, Source) else None
+
+
 def variables_of(settings: Settings) -> dict[str, str]:
     """Return the variables that give a child process these settings, beside the environment of this one."""
     source = settings._source

@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.descriptor import ServiceDescriptor
 
 from agentmesh.kit import names, telemetry
-from agentmesh.kit.auth import Access, Authenticator, Keyring, load_or_create_secret
+from agentmesh.kit.auth import ALL_SCOPES, Access, Authenticator, Grant, Keyring, load_or_create_secret
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.health import Check, Health, serve_health
 from agentmesh.kit.log_file import LogFile
@@ -102,7 +102,8 @@ def keyring_of(settings: Settings) -> Keyring:
 
 def authenticator_of(settings: Settings, keyring: Keyring) -> Authenticator:
     """Return what identifies callers."""
-    keys = {key.sha256: key.tenant for key in settings.security.api_keys}
+    held = settings.security.authorization
+    keys = {key.sha256: Grant(key.tenant, key.scopes if held else ALL_SCOPES) for key in settings.security.api_keys}
     return Authenticator(keyring, anonymous=not settings.security.authentication, api_keys=keys)
 
 
@@ -160,7 +161,10 @@ async def _serve(role: str, settings: Settings, build: Build) -> None:
         health = Health(role=role)
         if endpoint.health_listen:
             await serve_health(health, endpoint.health_listen, stack)
-        built = await build(settings, keyring, stack)
+        built = await _unless(stop, build(settings, keyring, stack))
+        if built is None:
+            log.info("stopped", role=role)
+            return
         server = build_server(authenticator_of(settings, keyring), built.services, built.tracer)
         served = [descriptor.full_name for descriptor, _, _ in built.services]
         if settings.monitoring.health_checks:
@@ -184,3 +188,15 @@ async def _serve(role: str, settings: Settings, build: Build) -> None:
             await built.drain()
         await server.stop(settings.drain_timeout_s if built.grace_s is None else built.grace_s)
     log.info("stopped", role=role)
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Built]) -> Built | None:
+    """Return what is built, or None if the process is to stop before: a database may be waited for."""
+    building, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((building, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return building.result() if building.done() else None
+    finally:
+        for task in (building, stopping):
+            task.cancel()
+        await asyncio.wait((building, stopping))

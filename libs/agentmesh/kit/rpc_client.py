@@ -29,6 +29,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A name is looked up again after a failure; gRPC itself would do so every 30 s at most, and replicas come and go.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
 )
 
 Metadata = tuple[tuple[str, str], ...]
@@ -38,14 +40,15 @@ Metadata = tuple[tuple[str, str], ...]
 class Trust:
     """PEM files of a client: whose servers it believes, and what it shows itself to servers that ask."""
 
-    ca: Path
+    ca: Path | None = None
+    """Who signed its certificates; without, the authorities that gRPC brings."""
     cert: Path | None = None
     key: Path | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Read the files."""
-        cert, key = (file.read_bytes() if file else None for file in (self.cert, self.key))
-        return grpc.ssl_channel_credentials(self.ca.read_bytes(), key, cert)
+        ca, cert, key = (file.read_bytes() if file else None for file in (self.ca, self.cert, self.key))
+        return grpc.ssl_channel_credentials(ca, key, cert)
 
 
 def open_channel(address: str, *, trust: Trust | None = None, server_name: str = "") -> grpc.aio.Channel:

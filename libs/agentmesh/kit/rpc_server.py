@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from agentmesh.kit import errors, names, telemetry, trace_context
-from agentmesh.kit.auth import Access, Authenticator, Identity
+from agentmesh.kit.auth import Access, Authenticator, Identity, scope_of
 from agentmesh.kit.grpc_poller import calm_poller
 from agentmesh.kit.rpc_spans import OpenSpan, RpcSpans
 from agentmesh.kit.tracing import Tracer
@@ -174,6 +174,7 @@ class _Wrapper:
         self._function = function
         self._take = _whole_each if method.client_streaming else _whole
         self._access = access
+        self._scope = scope_of(method.name)
         self._authenticator = authenticator
         self._name = method.full_name
         service = method.containing_service.full_name
@@ -187,6 +188,8 @@ class _Wrapper:
         # Only names that end in -bin have values that aren't text, and none of those is looked at.
         metadata = dict(context.invocation_metadata() or ())
         identity = self._authenticator.identify(metadata, self._access)
+        if self._access.public:
+            identity.check(self._scope)
         call = Call(context, identity, metadata.get(names.TRACEPARENT))
         if self._spans is not None:
             call.span = self._spans.begin(call.received_traceparent)

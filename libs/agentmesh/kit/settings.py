@@ -40,7 +40,7 @@ class Database(Section):
     url: DatabaseUrl | None = None
     """`sqlite:///./file.db` or `postgresql://…`; without it, a SQLite file in `data_dir`."""
     echo: bool = False
-    """Log each statement, never its values."""
+    """Log each statement, never its values; repetitions once a minute, with their number."""
     create_tables: bool = False
     """Apply missing migrations when storage starts; otherwise only `agentmesh migrate` does."""
     pool_size: Count = 20
@@ -102,10 +102,13 @@ class Api(Section):
     host: Host = "127.0.0.1"
     port: Port = 8000
     reload: bool = False
+    """Let `up` start the gateway again when its code or the configuration file changes."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
-    worker_class: str = "uvicorn.workers.UvicornWorker"
+    """Processes that share the port and one page of metrics; more than one on Linux and macOS only."""
+    worker_class: Literal["uvicorn.workers.UvicornWorker", "uvicorn"] = "uvicorn.workers.UvicornWorker"
+    """Both names mean the same: uvicorn is what workers run, and there is no other."""
     max_requests: Annotated[int, Field(ge=0)] = 0
-    """Requests after which a worker is replaced; 0 means never."""
+    """Requests after which a worker is replaced; 0 means never. It cuts nothing: answers that have begun end first."""
     max_requests_jitter: Annotated[int, Field(ge=0)] = 0
     """At most so many requests are added to max_requests at random, so that workers don't leave together."""
 
@@ -116,6 +119,8 @@ class ApiKey(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """In lower-case hexadecimal; the key itself is written nowhere."""
     tenant: Name
+    scopes: frozenset[Literal["read", "write", "models"]] = frozenset(("read", "write", "models"))
+    """What it may do: see tasks, schedules and artifacts; submit and change them; ask models through the gateway."""
 
 
 class Security(Section):
@@ -125,9 +130,13 @@ class Security(Section):
     """
 
     authentication: bool = True
+    """Demand a credential of clients; without, whoever shows none is the tenant `default`."""
     authorization: bool = True
+    """Hold clients to the scopes of their key."""
     rate_limiting: bool = True
+    """Hold tenants to `limits.*.submits_per_s`."""
     input_validation: bool = True
+    """Hold a task's parameters against its agent's schema before it is accepted; the contract's bounds hold always."""
     reflection: bool = False
     """Tell clients which services and messages there are."""
     api_keys: tuple[ApiKey, ...] = ()
@@ -350,7 +359,9 @@ class Settings(Section):
 
     environment: str = "development"
     debug: bool = False
+    """Log from DEBUG on, unless `logging.level` says otherwise, and hear libraries from INFO on."""
     hot_reload: bool = False
+    """Let `up` start the runner again when the code of its agents changes."""
     auto_restart: bool = True
     """Whether `up` restarts a service that died."""
     data_dir: Path = Path(".agentmesh")

@@ -6,14 +6,14 @@ import pytest
 from starlette.requests import Request
 
 from agentmesh.kit import names
-from agentmesh.kit.auth import Authenticator, Keyring
+from agentmesh.kit.auth import Authenticator, Grant, Keyring
 from agentmesh.kit.errors import Unauthenticated
 from agentmesh_gateway.llm_calls import LlmCalls
 from agentmesh_gateway.settings import Bounds
 from agentmesh_gateway.upstream import Upstream
 
 KEYRING = Keyring("s")
-KEYS = {hashlib.sha256(b"key-a").hexdigest(): "a"}
+KEYS = {hashlib.sha256(b"key-a").hexdigest(): Grant("a")}
 
 
 def calls(*, anonymous: bool = False) -> LlmCalls:

@@ -11,6 +11,7 @@ from agentmesh.kit.auth import (
     PUBLIC,
     Access,
     Authenticator,
+    Grant,
     Keyring,
     TaskClaims,
     load_or_create_secret,
@@ -23,7 +24,9 @@ KEY = "client-key"
 
 
 def authenticator(*, anonymous: bool) -> Authenticator:
-    return Authenticator(KEYRING, anonymous=anonymous, api_keys={hashlib.sha256(KEY.encode()).hexdigest(): "acme"})
+    return Authenticator(
+        KEYRING, anonymous=anonymous, api_keys={hashlib.sha256(KEY.encode()).hexdigest(): Grant("acme")}
+    )
 
 
 def bearer(token: str) -> dict[str, str]:

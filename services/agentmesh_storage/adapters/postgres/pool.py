@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from asyncpg import exceptions
 from agentmesh.kit import telemetry
 from agentmesh.kit.errors import MeshError, Unavailable, WrongState
 from agentmesh.kit.settings import Database
+from agentmesh.kit.sql_echo import SqlEcho
 
 log = telemetry.logger(__name__)
 
@@ -202,7 +203,7 @@ async def _connect(settings: Database) -> "asyncpg.Pool[Any]":
         server_settings=_SERVER_SETTINGS,
         connection_class=_Dated,
         reset=_nothing,  # it would cost each use a round trip; nothing here leaves a trace in a session
-        init=_echo if settings.echo else None,
+        init=_echoing(SqlEcho()) if settings.echo else None,
     )
 
 
@@ -210,5 +211,8 @@ async def _nothing(connection: Connection) -> None:
     pass
 
 
-async def _echo(connection: Connection) -> None:
-    connection.add_query_logger(lambda query: log.debug("sql", statement=query.query, elapsed_s=query.elapsed))
+def _echoing(echo: SqlEcho) -> Callable[[Connection], Awaitable[None]]:
+    async def init(connection: Connection) -> None:
+        connection.add_query_logger(lambda query: echo.note(query.query, query.elapsed))
+
+    return init

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from agentmesh.kit.errors import MeshError, NotFound, Unavailable
 from agentmesh.kit.migrations import check_all_applied
+from agentmesh.kit.sql_echo import SqlEcho, connection_class
 from agentmesh_storage.adapters.listing import list_query
 from agentmesh_storage.adapters.rows import ARTIFACT_COLUMNS, HEAD_COLUMNS, TASK_COLUMNS, to_artifact, to_head, to_task
 from agentmesh_storage.adapters.sqlite import schedules
@@ -56,10 +57,16 @@ _CHUNKS = (
 )
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, echo: SqlEcho | None = None) -> sqlite3.Connection:
     """Open a database file with the settings that the promises need."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection = sqlite3.connect(
+        path,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+        factory=connection_class(echo),
+    )
     for pragma in _PRAGMAS:
         connection.execute(pragma)
     return connection
@@ -68,10 +75,10 @@ def connect(path: Path) -> sqlite3.Connection:
 class SqliteTaskStore:
     """Keeps tasks in one SQLite file. Exactly one process may have it open; the caller holds the lock."""
 
-    def __init__(self, path: Path, rules: Rules, *, create_tables: bool = True) -> None:
+    def __init__(self, path: Path, rules: Rules, *, create_tables: bool = True, echo: SqlEcho | None = None) -> None:
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
         self._read_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-reader")
-        connection = connect(path)
+        connection = connect(path, echo)
         try:
             if create_tables:
                 migrate(connection)
@@ -82,7 +89,7 @@ class SqliteTaskStore:
             raise
         self._connection = connection
         self._writer = Writer(connection, rules)
-        self._reader = connect(path)
+        self._reader = connect(path, echo)
         self._reader.execute("PRAGMA query_only = ON")
 
     async def commit(self, mutations: Sequence[Mutation], now_ms: int) -> tuple[list[Outcome | MeshError], News]:
