@@ -13,6 +13,7 @@ from tests.deploy import kustomize
 from tests.deploy.facts import PUBLIC_SERVICES
 from tests.deploy.kustomize import OVERLAYS, SERVICES, Manifest
 from tests.deploy.network import selects
+from tests.deploy.prometheus_rules import RULES, WRITTEN, prometheus_rule
 
 _SCHEMAS = yaml.safe_load((Path(__file__).parent / "schemas" / "custom_resources.yaml").read_text())
 _GUIDE = (kustomize.ROOT / "docs" / "deploy" / "kubernetes.md").read_text()
@@ -299,3 +300,13 @@ def test_envoy_cuts_no_stream() -> None:
     assert traffic["spec"]["timeout"]["http"]["maxStreamDuration"] == "0s"
     (clients,) = kustomize.of_kind("production", "ClientTrafficPolicy")
     assert clients["spec"]["timeout"]["http"]["streamIdleTimeout"] == "1h"
+
+
+def test_the_prometheus_operator_is_given_the_rules_of_every_other_deployment() -> None:
+    if not RULES.exists():
+        pytest.skip("deploy/monitoring/rules is not there yet")
+    written = prometheus_rule(RULES)
+    assert WRITTEN.read_text() == written, "write it anew: python -m tests.deploy.prometheus_rules"
+    (rule,) = kustomize.of_kind("production", "PrometheusRule")
+    groups = [group for file in sorted(RULES.glob("*.yml")) for group in yaml.safe_load(file.read_text())["groups"]]
+    assert rule["spec"]["groups"] == groups

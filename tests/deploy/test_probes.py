@@ -91,6 +91,7 @@ class Pods:
             "AGENTMESH_SERVICES__TLS__KEY": str(self.certificate.key),
             "AGENTMESH_SERVICES__TLS__CA": str(self.authority.ca),
             "AGENTMESH_SERVICES__TLS__VERIFY_CLIENTS": "true",
+            "AGENTMESH_API__WORKERS": "2",
             "AGENTMESH_RUNNER__HOSTS": "1",
             "AGENTMESH_RUNNER__HEARTBEAT_S": "1",
             "AGENTMESH_DRAIN_TIMEOUT_S": str(_DRAIN_S),
