@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def go_tool(package: str, version: str) -> Path:
     same folders.
     """
     go = require_go()
-    name = package.rpartition("/")[2]
+    name = re.sub(r"/v\d+$", "", package).rpartition("/")[2]  # what Go calls the binary of a later major version
     home = _cache() / "go-bin" / f"{name}@{version}"
     with _only_one(f"{name}@{version}"):
         if not (home / name).exists():
