@@ -22,7 +22,13 @@ _OWN = (
     names.DISK_FREE_BYTES,
     names.MEMORY_LIMIT_BYTES,
 )
-_ADDED = ("process_resident_memory_bytes", "process_virtual_memory_bytes", "process_cpu_seconds", "process_open_fds")
+_ADDED = (
+    "process_resident_memory_bytes",
+    "process_virtual_memory_bytes",
+    "process_cpu_seconds",
+    "process_open_fds",
+    "process_max_fds",
+)
 
 
 def registry_here() -> CollectorRegistry:

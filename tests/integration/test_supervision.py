@@ -101,15 +101,14 @@ def test_dependencies_are_asked_and_what_alerts_need_is_measured_only_if_monitor
 
 
 def test_a_storage_that_waits_for_its_database_still_ends_when_it_is_asked_to(tmp_path: Path) -> None:
-    variables = {"AGENTMESH_DATA_DIR": str(tmp_path), "DATABASE_URL": "postgresql://mesh@127.0.0.1:1/mesh"}
+    variables = {
+        "AGENTMESH_DATA_DIR": str(tmp_path),
+        "AGENTMESH_SERVICES__STORAGE__METRICS_PORT": "0",
+        "DATABASE_URL": "postgresql://mesh@127.0.0.1:1/mesh",
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "agentmesh", "serve", "storage", "--port", "0"],
-        env={
-            **os.environ,
-            **variables,
-            "AGENTMESH_SERVICES__STORAGE__METRICS_PORT": "0",
-            "AGENTMESH_LOGGING__FORMAT": "json",
-        },
+        env={**os.environ, **variables},
         stderr=subprocess.PIPE,
         text=True,
     )

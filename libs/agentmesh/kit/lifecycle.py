@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,7 +190,7 @@ async def _serve(role: str, settings: Settings, build: Build) -> None:
     log.info("stopped", role=role)
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, Built]) -> Built | None:
+async def _unless(stop: asyncio.Event, work: Awaitable[Built]) -> Built | None:
     """Return what is built, or None if the process is to stop before: a database may be waited for."""
     building, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:
