@@ -12,11 +12,12 @@ _TOKEN = re.compile(
     |(?P<sign>=~|!~|!=|==|<=|>=|[-+*/%^<>=(){}\[\],@:])""",
     re.VERBOSE,
 )
+_GROUPINGS = frozenset({"by", "without", "on", "ignoring", "group_left", "group_right"})
+# A name before a parenthesis is a function's or an aggregation's; these may stand before something else.
 _AGGREGATIONS = frozenset(
-    "sum min max avg group stddev stdvar count count_values bottomk topk quantile limitk limit_ratio".split()
+    {"sum", "min", "max", "avg", "group", "stddev", "stdvar", "count", "topk", "bottomk", "quantile"}
 )
-_GROUPINGS = frozenset("by without on ignoring group_left group_right".split())
-_WORDS = frozenset("and or unless atan2 bool offset start end inf nan".split())
+_WORDS = frozenset({"and", "or", "unless", "atan2", "bool", "offset", "start", "end", "inf", "nan"})
 
 
 class NotUnderstood(Exception):

@@ -18,9 +18,7 @@ _SERVICES = {"router": 9090, "agent-runner": 9091, "llm-proxy": 9092, "storage":
 
 
 def _run(name: str, *words: str | Path) -> str:
-    done = subprocess.run(
-        [tool(name), *words], cwd=MONITORING, capture_output=True, text=True, timeout=50, check=False
-    )
+    done = subprocess.run([tool(name), *words], cwd=MONITORING, capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

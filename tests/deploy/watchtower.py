@@ -1,4 +1,4 @@
-"""Real Prometheus and Alertmanager on the shipped files, and who gets the alerts: a mail server and a Slack of our own."""
+"""Real Prometheus and Alertmanager on the shipped files, and a mail server and a Slack of ours that get the alerts."""
 
 import copy
 import http.server
@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import yaml
 
@@ -62,9 +62,14 @@ class Watchtower:
         result = self.ask("query", query=expression)["result"]
         return {frozenset(one["metric"].items()): float(one["value"][1]) for one in result}
 
-    def until(self, holds: Callable[[], bool], *, timeout_s: float) -> None:
-        """Wait until something holds; raises TimeoutError with the end of Prometheus' log."""
-        self._daemons["prometheus"].until(holds, timeout_s=timeout_s)
+    def until(
+        self, holds: Callable[[], bool], *, timeout_s: float, or_say: Callable[[], str] = lambda: "it does not hold"
+    ) -> None:
+        """Wait until something holds; raises TimeoutError with what is the matter, and the ends of the logs."""
+        try:
+            self._daemons["prometheus"].until(holds, timeout_s=timeout_s)
+        except TimeoutError as late:
+            raise TimeoutError(f"{or_say()}\n{self.logs}") from late
 
     @property
     def logs(self) -> str:
@@ -190,7 +195,7 @@ class Slack(http.server.ThreadingHTTPServer):
 
 class _Hook(http.server.BaseHTTPRequestHandler):
     server: Slack
-    protocol_version: ClassVar[str] = "HTTP/1.1"
+    protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         self.server.messages.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
