@@ -46,6 +46,7 @@ def mesh(postgres: Postgres, redis_server: RedisServer, tmp_path_factory: pytest
         "REDIS_URL": redis_server.url(),
         "AGENTMESH_CACHE__BACKEND": "redis",
         "AGENTMESH_MONITORING__ALERTS": "true",
+        "AGENTMESH_API__WORKERS": "2",
     }
     with Mesh(tmp_path_factory.mktemp("mesh"), environment=environment) as running:
         work(running, "about tea")
@@ -175,7 +176,16 @@ def test_no_alert_fires_while_the_mesh_is_well_even_without_its_patience(tower: 
     assert tower.slack.messages == []
 
 
-# The last one, because the mesh isn't well afterwards.
+# The mesh isn't well from here on.
+def test_redis_that_is_away_is_a_warning_in_slack_and_no_mail(tower: Watchtower, redis_server: RedisServer) -> None:
+    redis_server.freeze()
+    try:
+        tower.until(lambda: "RedisDown" in str(tower.slack.messages), timeout_s=40)
+    finally:
+        redis_server.thaw()
+    assert not any("Redis" in letter for letter in tower.mailbox.letters)
+
+
 def test_a_frozen_storage_is_told_by_mail_and_slack(tower: Watchtower, mesh: Mesh) -> None:
     mesh.signal("storage", signal.SIGSTOP)
     try:
