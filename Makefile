@@ -46,7 +46,7 @@ check: install ## format, lint, types, import walls, contract
 	$(BIN)/mypy
 
 check-deploy: install small-tools ## check what deploys and observes the mesh, with the tools that read it
-	$(BIN)/python -m pytest tests/deploy $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/deploy $(ARGS)
 
 bench: install ## measure, as ratios to raw gRPC in the same run
 	$(BIN)/python -m tests.bench $(ARGS)

@@ -58,6 +58,11 @@ class Postgres:
         self.close()
 
     @property
+    def binaries(self) -> Path:
+        """Return the folder of psql, pg_dump and the like."""
+        return self._binaries
+
+    @property
     def address(self) -> str:
         """Return host:port."""
         return f"127.0.0.1:{self.port}"

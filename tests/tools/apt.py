@@ -58,7 +58,7 @@ class Apt:
                 shutil.copy2(path, lists)
 
     def fetch(self, package: str, extras: tuple[str, ...], into: Path) -> str:
-        """Unpack a package, the libraries that this machine lacks for it and some extras; return its version."""
+        """Unpack a package, others beside it, and the libraries that this machine lacks; return its version."""
         try:
             return self._fetch(package, extras, into)
         except NotHad:
@@ -70,7 +70,7 @@ class Apt:
         return self._fetch(package, extras, into)
 
     def _fetch(self, package: str, extras: tuple[str, ...], into: Path) -> str:
-        plan = self._run("apt-get", "install", "--simulate", package, timeout_s=60)
+        plan = self._run("apt-get", "install", "--simulate", package, *extras, timeout_s=60)
         wanted: dict[str, str] = dict(re.findall(r"^Inst (\S+) (?:\[\S+\] )?\((\S+) ", plan, re.MULTILINE))
         if package not in wanted:
             raise NotHad(f"apt would not install {package}: {_last_line(plan)}")

@@ -18,8 +18,10 @@ class Tool:
     packages: tuple[str, ...]
     binaries: tuple[str, ...]
     remedy: str
-    # Packages beside the libraries that it doesn't start without.
+    # Packages beside the libraries that it needs; the same for all tools of one package.
     extras: tuple[str, ...] = ()
+    # Folders of its package that it looks for at the root of the file system: proot shows it them there.
+    fixed: tuple[str, ...] = ()
     # Too large to be fetched before each run of the tests: only when asked for.
     large: bool = False
     version: str = "--version"
@@ -39,13 +41,22 @@ TOOLS = {
     for tool in (
         Tool("promtool", ("promtool",), ("prometheus",), ("usr/bin/promtool",), _PROMETHEUS),
         Tool("prometheus", ("prometheus",), ("prometheus",), ("usr/bin/prometheus",), _PROMETHEUS),
-        Tool("amtool", ("amtool",), ("prometheus-alertmanager",), ("usr/bin/amtool",), _ALERTMANAGER),
+        Tool(
+            "amtool",
+            ("amtool",),
+            ("prometheus-alertmanager",),
+            ("usr/bin/amtool",),
+            _ALERTMANAGER,
+            extras=("proot",),
+        ),
         Tool(
             "alertmanager",
             ("alertmanager", "prometheus-alertmanager"),
             ("prometheus-alertmanager",),
             ("usr/bin/prometheus-alertmanager",),
             _ALERTMANAGER,
+            extras=("proot",),
+            fixed=("usr/share/prometheus",),
         ),
         Tool(
             "nginx",

@@ -20,6 +20,7 @@ HOME = Path(__file__).resolve().parents[2] / ".cache" / "tools"
 # A refusal is believed for so long by tests, so that a run without network asks once and not once a test.
 _BELIEVED_S = 600.0
 _VERSION_S = 20
+_PROOT = "proot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +86,24 @@ class _Store:
                 continue
             for binary in tool.binaries:
                 if (root / binary).is_file():
-                    path = _wrap(tool.name, root, root / binary, self._home / "bin")
+                    path = _wrap(tool, root, root / binary, self._home / "bin")
                     return Had(tool.name, str(path), _version(path, tool.version), f"{package} {version}")
             reasons.append(f"{package} {version} has no {tool.binaries[0]}")
         raise NotHad("; ".join(reasons))
 
     def _unpack(self, package: str, extras: tuple[str, ...], root: Path) -> str:
-        version = root / ".version"
-        if version.exists():
-            return version.read_text()
+        stamp = root / ".fetched"
+        if stamp.exists() and (said := json.loads(stamp.read_text()))["extras"] == list(extras):
+            return str(said["version"])
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True)
         if self._apt is None:
             apt = self._make_apt(self._home / "apt", self._say)
             apt.prepare()
             self._apt = apt
-        text = self._apt.fetch(package, extras, root)
-        version.write_text(text)
-        return text
+        version = self._apt.fetch(package, extras, root)
+        stamp.write_text(json.dumps({"version": version, "extras": extras}))
+        return version
 
 
 def _record(home: Path, name: str) -> Path:
@@ -121,7 +122,7 @@ def _ready(tool: Tool, home: Path) -> Had | None:
     return had if os.access(had.path, os.X_OK) else None
 
 
-def _wrap(name: str, root: Path, binary: Path, folder: Path) -> Path:
+def _wrap(tool: Tool, root: Path, binary: Path, folder: Path) -> Path:
     """Write a script that starts a program with the libraries that were fetched for it."""
     libraries = sorted({str(path.parent) for path in root.rglob("lib*.so*")} - {str(binary.parent)})
     lines = ["#!/bin/sh"]
@@ -132,10 +133,14 @@ def _wrap(name: str, root: Path, binary: Path, folder: Path) -> Path:
         # The files of fontconfig name fonts of the system; those of the user's data folder come on top.
         lines.append(f"FONTCONFIG_PATH={shlex.quote(str(root / 'etc/fonts'))} && export FONTCONFIG_PATH")
         lines.append(f"XDG_DATA_HOME={shlex.quote(str(root / 'usr/share'))} && export XDG_DATA_HOME")
-    lines.append(f'exec {shlex.quote(str(binary))} "$@"')
+    command = [str(binary)]
+    if lacking := [place for place in tool.fixed if not Path("/", place).exists()]:
+        proot = next((path for path in (root / "usr/bin" / _PROOT, Path("/usr/bin", _PROOT)) if path.exists()), _PROOT)
+        command = [str(proot), *(f"--bind={root / place}:/{place}" for place in lacking), *command]
+    lines.append(f'exec {shlex.join(command)} "$@"')
     folder.mkdir(parents=True, exist_ok=True)
-    script = folder / name
-    fresh = folder / f".{name}.new"
+    script = folder / tool.name
+    fresh = folder / f".{tool.name}.new"
     fresh.write_text("\n".join(lines) + "\n")
     fresh.chmod(0o755)
     fresh.replace(script)
