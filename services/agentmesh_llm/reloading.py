@@ -12,7 +12,9 @@ log = telemetry.logger(__name__)
 _LOOK_S = 1.0
 _SHOWN_ERRORS = 5
 
-_reloads = telemetry.counter(names.LLM_RELOADS_TOTAL, "Times that the configuration was read again", ("outcome",))
+_reloads = telemetry.counter(
+    names.LLM_RELOADS_TOTAL, "Times that the configuration was read again", ("outcome",), ("used", "refused")
+)
 
 
 class Reloader:

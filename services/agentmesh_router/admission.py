@@ -27,7 +27,12 @@ _LAG_EVERY_S = 0.025
 _SHARED_S = 0.02
 _VARIANTS = 16
 
-_refused = telemetry.counter(names.ROUTER_REFUSED_TOTAL, "Submits that were refused for load or limits", ("reason",))
+_refused = telemetry.counter(
+    names.ROUTER_REFUSED_TOTAL,
+    "Submits that were refused for load or limits",
+    ("reason",),
+    (names.OVERLOADED, names.QUEUE_FULL, names.RATE_LIMITED),
+)
 _overloads = _refused.labels(names.OVERLOADED)
 _delay = telemetry.histogram(names.ROUTER_ACCEPT_DELAY, "From a submit to its commit")
 

@@ -12,6 +12,7 @@ from agentmesh.kit.errors import InvalidRequest, NotFound, ResourceExhausted, Un
 from agentmesh.kit.model_settings import Llm, ModelAlias, Provider
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import LlmCaller, ask, llm_service, provider, text_of
+from tests.support.metrics import metric
 
 BAD = ["status:503", "status:401", "status:404", "rate-limited:30", "reset:0", "html", "no-done"]
 
@@ -99,6 +100,8 @@ async def test_a_place_that_asked_for_patience_is_left_alone_and_nobody_waits_fo
             assert raised.value.retry_after_s is not None
             assert 20 < raised.value.retry_after_s <= 30, number
         assert len(fakes[0].hits) == 1
+        assert metric("agentmesh_llm_open", provider="one", model="rate-limited:30") == 0
+        assert metric("agentmesh_llm_open", provider="two", model="ok") == 1
 
 
 async def test_a_place_that_is_down_is_asked_no_more_than_now_and_then(

@@ -20,7 +20,7 @@ class Tool:
     remedy: str
     # Packages beside the libraries that it needs; the same for all tools of one package.
     extras: tuple[str, ...] = ()
-    # Folders of its package that it looks for at the root of the file system: proot shows it them there.
+    # Folders of its package that it looks for at the root of the file system: proot shows them there.
     fixed: tuple[str, ...] = ()
     # Too large to be fetched before each run of the tests: only when asked for.
     large: bool = False

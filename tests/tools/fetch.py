@@ -133,11 +133,7 @@ def _wrap(tool: Tool, root: Path, binary: Path, folder: Path) -> Path:
         # The files of fontconfig name fonts of the system; those of the user's data folder come on top.
         lines.append(f"FONTCONFIG_PATH={shlex.quote(str(root / 'etc/fonts'))} && export FONTCONFIG_PATH")
         lines.append(f"XDG_DATA_HOME={shlex.quote(str(root / 'usr/share'))} && export XDG_DATA_HOME")
-    command = [str(binary)]
-    if lacking := [place for place in tool.fixed if not Path("/", place).exists()]:
-        proot = next((path for path in (root / "usr/bin" / _PROOT, Path("/usr/bin", _PROOT)) if path.exists()), _PROOT)
-        command = [str(proot), *(f"--bind={root / place}:/{place}" for place in lacking), *command]
-    lines.append(f'exec {shlex.join(command)} "$@"')
+    lines += _start(tool, root, binary)
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / tool.name
     fresh = folder / f".{tool.name}.new"
@@ -145,6 +141,25 @@ def _wrap(tool: Tool, root: Path, binary: Path, folder: Path) -> Path:
     fresh.chmod(0o755)
     fresh.replace(script)
     return script
+
+
+def _start(tool: Tool, root: Path, binary: Path) -> list[str]:
+    """Return the end of a script, which starts the program.
+
+    One that looks for files at fixed places sees its package as the root, with all that the machine has beside it:
+    nothing is written outside of the package's folder, as it would be if its files were bound into the machine's.
+    """
+    files = [file for place in tool.fixed for file in (root / place).rglob("*") if file.is_file()]
+    if all(Path("/", file.relative_to(root)).exists() for file in files):
+        return [f'exec {shlex.quote(str(binary))} "$@"']
+    proot = next((path for path in (root / "usr/bin" / _PROOT, Path("/usr/bin", _PROOT)) if path.exists()), _PROOT)
+    inside = f"/{binary.relative_to(root)}"
+    return [
+        f"root={shlex.quote(str(root))} binds=",
+        'for path in /*; do if [ -d "$path" ] && [ "$path" != /usr ]; then binds="$binds -b $path"; fi; done',
+        'for path in /usr/*; do if [ ! -e "$root$path" ]; then binds="$binds -b $path"; fi; done',
+        f'exec {shlex.quote(str(proot))} -r "$root" $binds -w "$PWD" {inside} "$@"',
+    ]
 
 
 def _version(path: Path, option: str) -> str:

@@ -3,7 +3,7 @@
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import structlog
@@ -22,9 +22,16 @@ rpc_total = Counter(names.RPC_TOTAL, "Calls that a service answered", ["service"
 rpc_duration = Histogram(names.RPC_DURATION, "How long calls took", ["service", "method"], buckets=_BUCKETS)
 
 
-def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
-    """Make a counter with a name from `kit.names`."""
-    return Counter(name, text, labels)
+def counter(name: str, text: str, labels: tuple[str, ...] = (), values: Iterable[str] = ()) -> Counter:
+    """Make a counter with a name from `kit.names`.
+
+    Those `values` of its one label that are known beforehand are shown as 0 from the start: an alert sees only what
+    rises, and would miss the first of what comes into being as 1.
+    """
+    made = Counter(name, text, labels)
+    for value in values:
+        made.labels(value)
+    return made
 
 
 def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:

@@ -28,7 +28,9 @@ _MAX_BATCH_BYTES = 1024 * 1024
 _SCAN = 500
 _FAILED = (RedisError, OSError, TimeoutError)
 
-_failures = telemetry.counter(names.LLM_CACHE_FAILURES_TOTAL, "What the shared cache could not do", ("what",))
+_failures = telemetry.counter(
+    names.LLM_CACHE_FAILURES_TOTAL, "What the shared cache could not do", ("what",), ("read", "write", "purge")
+)
 
 Entry = tuple[CacheKey, bytes, float]
 

@@ -28,7 +28,12 @@ _FAILED = (RedisError, OSError, TimeoutError)
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
-_failures = telemetry.counter(names.LLM_LEASE_FAILURES_TOTAL, "What Redis could not do about leases", ("what",))
+_failures = telemetry.counter(
+    names.LLM_LEASE_FAILURES_TOTAL,
+    "What Redis could not do about leases",
+    ("what",),
+    ("take", "look", "release", "renew"),
+)
 
 
 class RedisLeases:

@@ -14,7 +14,12 @@ from agentmesh_llm.books.windows import MINUTE_S, Windows
 
 _LONGEST_HINT_S = 3600.0
 
-_limited = telemetry.counter(names.LLM_LIMITED_TOTAL, "Calls that were refused by a limit", ("limit",))
+_limited = telemetry.counter(
+    names.LLM_LIMITED_TOTAL,
+    "Calls that were refused by a limit",
+    ("limit",),
+    ("requests", "tokens", "budget_day", "budget_month"),
+)
 
 
 @dataclass(frozen=True, slots=True)

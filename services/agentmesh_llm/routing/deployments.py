@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable
 from agentmesh_llm.books.prices import Price
 from agentmesh_llm.domain import Priority
@@ -19,6 +20,9 @@ _LEAST_HINT_S: Final = 0.1
 _LONGEST_COOL_S: Final = 600.0
 _SMOOTHING: Final = 0.2
 _QUICK_S: Final = 0.05  # what a place that was never asked is taken to need
+
+
+_open = telemetry.gauge(names.LLM_OPEN, "Whether a model at a provider may be asked now", ("provider", "model"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class Deployment:
         self._cool_until = 0.0
         self._full_until = 0.0  # of these, what a 429 asked for
         self._trial: Attempted | None = None
+        # Read when somebody looks: a call must not pay for it.
+        _open.labels(offer.name, model).set_function(lambda: self.is_open)
 
     @property
     def in_flight(self) -> int:
