@@ -18,7 +18,8 @@ from agentmesh.kit.auth import Keyring
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.health import Check, Health, serve_health
 from agentmesh.kit.metrics_server import serve_metrics
-from agentmesh.kit.settings import Endpoint, Settings
+from agentmesh.kit.service_settings import Endpoint
+from agentmesh.kit.settings import Settings
 from agentmesh.kit.tracing import open_tracer
 from agentmesh_gateway import workers
 from agentmesh_gateway.anthropic_api import ANTHROPIC, AnthropicApi

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 import agentmesh
 from agentmesh.kit.config import ConfigError, Settings, database_path, describe, json_schema, load
-from agentmesh.kit.settings import Endpoint
+from agentmesh.kit.service_settings import Endpoint
 
 SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "environments"
 POSTGRES = "postgresql://mesh:canary-password@db:5432/mesh"

@@ -5,14 +5,15 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 
 import agentmesh
-from agentmesh.kit import known_providers, secret_files, strict_yaml
+from agentmesh.kit import secret_files, strict_yaml
 from agentmesh.kit.config_errors import ConfigError
+from agentmesh.kit.config_layers import KeyPath, Layers, fields_at
 from agentmesh.kit.config_source import Source
 from agentmesh.kit.settings import Settings
 
@@ -47,8 +48,6 @@ _PLAIN_WORDS = {
     "path_type": "must be a path",
 }
 
-KeyPath = tuple[str | int, ...]
-
 
 def load(
     config: Path | None = None,
@@ -70,7 +69,7 @@ def load(
     file = _find_file(config, variables)
     source = Source(config, environ, dict(overrides or {}), file)
     environment, section, errors = _read_environment(file, variables)
-    layers = _Layers(environment, str(file))
+    layers = Layers(environment, str(file))
     layers.put((), _BY_ENVIRONMENT.get(environment, {}), "default")
     unset: dict[KeyPath, str] = {}
     layers.put((), _substituted(section, (), variables, unset), str(file))
@@ -137,111 +136,6 @@ def json_schema() -> dict[str, Any]:
         "additionalProperties": {"$ref": "#/$defs/Settings"},
         "$defs": {**definitions, "Settings": section},
     }
-
-
-class _Layers:
-    """One tree out of several layers, which knows for each key the layer that it came from."""
-
-    def __init__(self, environment: str, file: str) -> None:
-        self.values: dict[str, Any] = {}
-        self.errors: list[str] = []
-        self._environment = environment
-        self._file = file
-        self._origins: dict[KeyPath, tuple[str, KeyPath]] = {}
-
-    def put(self, path: KeyPath, value: object, origin: str) -> None:
-        """Set one key, or all keys below a section; a list or a scalar replaces what was there."""
-        if value is None and _fields_at(path) is not None:
-            return  # a section whose keys are all commented out
-        if isinstance(value, Mapping) and (not path or _fields_at(path) is not None):
-            for key, child in value.items():
-                self.put((*path, str(key)), child, origin)
-            return
-        if path == ("environment",):
-            self._refuse(path, origin, "unknown key; ENVIRONMENT chooses the environment")
-            return
-        node = self._section(path[:-1])
-        if node is None:
-            self._refuse(path, origin, f"{_dotted(path[:-1])} is not a section")
-            return
-        if isinstance(node.get(str(path[-1])), dict):
-            self._refuse(path, origin, "must be a mapping of keys")
-            return
-        node[str(path[-1])] = value
-        self._origins[path] = (origin, path)
-
-    def put_default(self, path: KeyPath, value: object, origin: str) -> None:
-        """Set one key unless it was set."""
-        if path not in self._origins:
-            self.put(path, value, origin)
-
-    def put_text(self, path: KeyPath, text: str, origin: str) -> None:
-        """Set one key to a variable's text: YAML if it is a list, a mapping or quoted, else as it is written.
-
-        A scalar stays text, because the model knows better than YAML whether 1.10 is a number.
-        """
-        text = text.strip()
-        value: object = None if text in ("null", "~") else text
-        if text[0] in "[{'\"":
-            try:
-                value = strict_yaml.parse(text)
-            except strict_yaml.YamlRefused as error:
-                self._refuse(path, origin, f"starts like a list, a mapping or quoted text, but: {error}")
-                return
-        self.put(path, value, origin)
-
-    def follow(self, follower: KeyPath, leader: KeyPath) -> None:
-        """Give `follower` what `leader` has, where only that is set; the `api` also the reverse."""
-        if follower not in self._origins and leader in self._origins:
-            source, target = leader, follower
-        elif follower in self._origins and leader[0] == "api":
-            source, target = follower, leader
-        else:
-            return
-        section, place = self._section(source[:-1]), self._section(target[:-1])
-        if section is not None and place is not None:
-            place[str(target[-1])] = section[str(source[-1])]
-            self._origins[target] = self._origins[source]
-
-    def add_providers(self, variables: Mapping[str, str]) -> None:
-        """Make the providers that the environment has keys for, unless the configuration lists providers."""
-        if ("llm", "providers") in self._origins:
-            return
-        chosen = (self._section(("llm",)) or {}).get("default_model")
-        found = known_providers.of_environment(variables, chosen if isinstance(chosen, str) else "")
-        if found:
-            origin = ", ".join(variable for variable, _ in found)
-            self.put(("llm", "providers"), [provider for _, provider in found], origin)
-
-    def origin(self, path: KeyPath) -> str:
-        """Return the layer that the key, or the closest one above it, came from."""
-        return self._source(path)[0]
-
-    def line(self, path: KeyPath, text: str) -> str:
-        """Say what is wrong with a key: where it was set, its whole path, and the fault."""
-        origin, path = self._source(path)
-        return f"{origin}: {_dotted((self._environment, *path))}: {text}"
-
-    def _section(self, path: KeyPath) -> dict[str, Any] | None:
-        """Return the mapping at `path`, made if it is missing, or None if something else is there."""
-        node = self.values
-        for part in path:
-            child = node.setdefault(str(part), {})
-            if not isinstance(child, dict):
-                return None
-            node = child
-        return node
-
-    def _refuse(self, path: KeyPath, origin: str, text: str) -> None:
-        self.errors.append(f"{origin}: {_dotted((self._environment, *path))}: {text}")
-
-    def _source(self, path: KeyPath) -> tuple[str, KeyPath]:
-        for length in range(len(path), 0, -1):
-            if path[:length] in self._origins:
-                origin, known = self._origins[path[:length]]
-                return origin, (*known, *path[length:])
-        below = (origin for key, (origin, _) in reversed(self._origins.items()) if key[: len(path)] == path)
-        return next(below, self._file), path  # set nowhere: the file is where it belongs
 
 
 def _variables(environ: Mapping[str, str] | None) -> dict[str, str]:
@@ -333,21 +227,6 @@ def _variable_paths(variables: Mapping[str, str]) -> Iterator[tuple[str, KeyPath
             yield name, tuple(name.removeprefix(_PREFIX).lower().split("__"))
 
 
-def _fields_at(path: KeyPath) -> dict[str, Any] | None:
-    """Return the keys of the section at `path`, or None if there is no section."""
-    model: type[BaseModel] = Settings
-    for part in path:
-        if isinstance(part, int):
-            continue
-        field = model.model_fields.get(part)
-        types = (field.annotation, *get_args(field.annotation)) if field else ()
-        models = [type_ for type_ in types if isinstance(type_, type) and issubclass(type_, BaseModel)]
-        if not models:
-            return None
-        model = models[0]
-    return dict(model.model_fields)
-
-
 def _unknown(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; known: {', '.join(known)}"
@@ -359,7 +238,7 @@ def _faults(error: ValidationError) -> Iterator[tuple[KeyPath, str]]:
         if fault["type"] == "default_factory_not_called":
             continue  # a default that depends on a key already reported
         if fault["type"] == "extra_forbidden":
-            known = [name for name in _fields_at(path[:-1]) or {} if name != "environment"]
+            known = [name for name in fields_at(path[:-1]) or {} if name != "environment"]
             yield path, _unknown(str(path[-1]), known)
         elif fault["type"] in _PLAIN_WORDS:
             yield path, _PLAIN_WORDS[fault["type"]]
@@ -379,10 +258,6 @@ def _contradictions(settings: Settings) -> Iterator[tuple[KeyPath, str]]:
             ("runner", "lease_ttl_s"),
             "must not be more than tasks.lease_ttl_s, or two runners run one task",
         )
-
-
-def _dotted(path: KeyPath) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 def _without_password(url: SecretStr | None) -> str | None:
