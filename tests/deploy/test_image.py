@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from agentmesh.kit import names
-from tests.deploy.build_context import files_of, sent_by_client
+from tests.deploy.build_context import files_of
 from tests.deploy.container import Container
 from tests.deploy.dockerfile import stages_of
+from tests.deploy.engine import Engine
 from tests.deploy.image import DOCKERFILE, ROOT, Image, built
 from tests.support.needs import missing
 
@@ -69,10 +70,9 @@ def test_the_context_holds_what_is_needed_and_no_secret(checkout: Path) -> None:
 
 
 def test_the_real_client_sends_the_same_context(checkout: Path) -> None:
-    docker = shutil.which("docker")
-    if docker is None:
-        missing("the docker command", "install Docker's client; no engine is needed")
-    sent = sent_by_client(docker, checkout, checkout / "deploy" / "docker" / "Dockerfile")
+    with Engine() as engine:
+        engine.run(["docker", "build", "--file", "deploy/docker/Dockerfile", "."], checkout)
+        sent = engine.context()
     # The client always adds these two, and no COPY finds them.
     assert sorted(sent - {".dockerignore", "deploy/docker/Dockerfile"}) == sorted(NEEDED)
 
