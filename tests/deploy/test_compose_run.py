@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agentmesh.client import Client
+from agentmesh.kit import names
 from tests.deploy.topology import Topology
 from tests.support.postgres import Postgres
 from tests.support.redis import RedisServer
@@ -69,8 +70,9 @@ def test_a_replica_that_leaves_is_missed_by_nobody(topology: Topology) -> None:
         assert _runner_of(client).endswith(str(second.port))
 
 
-def test_everything_stops_within_its_grace_period(topology: Topology) -> None:
+def test_everything_stops_within_its_grace_period_and_has_sent_its_traces(topology: Topology) -> None:
     assert set(topology.down().values()) == {0}
+    assert {name.rpartition("agentmesh-")[2] for name in topology.traced} == set(names.ROLES)
 
 
 def _runner_of(client: Client) -> str:

@@ -195,7 +195,7 @@ def test_sigterm_drains_the_container_and_it_ends_well(container: Container) -> 
     assert container.stop() == 0
     events = [json.loads(line)["event"] for line in container.log if line.startswith("{")]
     assert events.count("draining") >= 4
-    assert events.count("stopped") == 5
+    assert events.count("stopped") >= len(names.ROLES)
 
 
 def _run(image: Image, *command: str, **variables: str) -> "subprocess.CompletedProcess[str]":

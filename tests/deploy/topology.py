@@ -5,9 +5,13 @@ import re
 import signal
 import subprocess
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from tests.deploy.compose import agentmesh, environment_of, make_secrets, mounts_of, of_the_mesh, read, role_of
 from tests.support.daemon import Daemon
@@ -32,6 +36,27 @@ class Container:
         return f"127.0.0.1:{self.port}"
 
 
+class _Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Takes spans for Compose's collector, and keeps the names of those who sent them."""
+
+    def __init__(self) -> None:
+        self.senders: set[str] = set()
+        self._server = grpc.server(ThreadPoolExecutor(2))
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+
+    def Export(
+        self, request: trace_service_pb2.ExportTraceServiceRequest, context: object
+    ) -> trace_service_pb2.ExportTraceServiceResponse:
+        for sent in request.resource_spans:
+            self.senders |= {one.value.string_value for one in sent.resource.attributes if one.key == "service.name"}
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+    def close(self) -> None:
+        self._server.stop(0).wait()
+
+
 class Topology:
     """Brings the services up as Compose does: each when those that it waits for are ready. Use it in a `with`.
 
@@ -51,7 +76,7 @@ class Topology:
         self._ports = {
             name: [(next(ports), next(ports)) for _ in range(replicas.get(name, 1))] for name in self._services
         }
-        self._nobody = next(ports)
+        self._collector = _Collector()
         self.containers: dict[str, list[Container]] = {}
 
     def __enter__(self) -> Self:
@@ -79,6 +104,11 @@ class Topology:
     def address(self, service: str) -> str:
         """Return where the first replica of a service listens."""
         return self.containers[service][0].address
+
+    @property
+    def traced(self) -> set[str]:
+        """Return the services that have sent spans so far."""
+        return self._collector.senders
 
     def run(self, container: Container, words: list[str]) -> "subprocess.CompletedProcess[str]":
         """Run a command in a container, as its health check is."""
@@ -109,6 +139,7 @@ class Topology:
         for containers in self.containers.values():
             for container in containers:
                 container.daemon.kill()
+        self._collector.close()
         give_back(self._first_port, _PORTS)
 
     # -- inside ---------------------------------------------------------------------------------------------
@@ -156,5 +187,5 @@ class Topology:
             return ",".join(f"127.0.0.1:{port}" for port, _ in self._ports[match[1]])
 
         text = re.sub(r"\b([a-z-]+)\.mesh:\d+", addresses, text)
-        text = text.replace("otel-collector:4317", f"127.0.0.1:{self._nobody}")
+        text = text.replace("otel-collector:4317", f"127.0.0.1:{self._collector.port}")
         return self._redis if text.startswith("redis://") else text
