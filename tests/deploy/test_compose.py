@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,32 @@ def test_every_role_is_a_service_of_the_one_image_and_migration_comes_first() ->
 def test_whatever_of_the_repository_is_mounted_is_there_and_read_only(name: str) -> None:
     assert [str(source.relative_to(ROOT)) for source, _ in mounts_of(SERVICES[name]) if not source.exists()] == []
     assert [mount for mount in SERVICES[name].get("volumes", []) if mount.startswith(".") and mount[-3:] != ":ro"] == []
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_mounted_configuration_names_is_in_its_reach(name: str) -> None:
+    service = SERVICES[name]
+    mounted = [mount.split(":")[1] for mount in service.get("volumes", [])]
+    mounted += [one if isinstance(one, str) else one["target"] for one in service.get("secrets", [])]
+    for file, text in _configurations_of(service):
+        for other in re.findall(r"(?<![\w.-])([a-z-]+):\d{4,5}\b", text) + re.findall(
+            r"^ *names: \[(\S+)\]", text, re.M
+        ):
+            if other in SERVICES and other != name:
+                assert set(service["networks"]) & set(SERVICES[other]["networks"]), f"{file} names {other}"
+        for secret in re.findall(r"/run/secrets/(\w+)", text):
+            assert secret in mounted, f"{file} reads {secret}"
+        for certificate in re.findall(r"/etc/agentmesh/tls/tls\.\w+", text):
+            assert certificate in mounted, f"{file} reads {certificate}"
+        for dashboards in re.findall(r"path: (/var/lib/grafana/\w+)", text):
+            assert dashboards in mounted
+
+
+@pytest.mark.parametrize(("name", "listens"), [("envoy", r"0\.0\.0\.0, port_value: (\d+)"), ("nginx", r"listen (\d+)")])
+def test_the_published_ports_of_a_proxy_are_those_of_its_configuration(name: str, listens: str) -> None:
+    texts = [text for _, text in _configurations_of(SERVICES[name])]
+    ports = {port for text in texts for port in re.findall(listens, text)}
+    assert {published.rpartition(":")[2] for published in SERVICES[name]["ports"]} <= ports
 
 
 @pytest.mark.parametrize("name", MESH)
@@ -226,6 +253,17 @@ def test_the_script_is_plain_sh() -> None:
         [program, "--shell=sh", str(FOLDER / "secrets.sh")], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def _configurations_of(service: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    for source, _ in mounts_of(service):
+        files = [source] if source.is_file() else sorted(source.rglob("*"))
+        for file in files:
+            # A folder may hold other ways to do the same.
+            if file.suffix in (".yaml", ".yml", ".conf") and not re.search(
+                "tls|static|rules", file.stem + file.parent.name
+            ):
+                yield file, re.sub("#.*", "", file.read_text(encoding="utf-8"))
 
 
 def _seconds(text: str) -> float:
