@@ -65,3 +65,13 @@ def test_a_port_is_for_one_service(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--ports-from" in done.stderr
+
+
+def test_a_service_without_its_libraries_says_what_to_install(tmp_path: Path) -> None:
+    script = "import sys; sys.modules['starlette'] = None; from agentmesh.cli.main import main; main()"
+    command = [sys.executable, "-c", script, "serve", "gateway"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: gateway needs starlette")
+    assert "pip install -e '.[all]'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -61,7 +61,15 @@ def serve(
     if not found:
         print(f"error: {role} is not installed: pip install 'agentmesh[{role}]'", file=sys.stderr)
         sys.exit(1)
-    found[0].load()(settings)
+    try:
+        serve_role = found[0].load()
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("agentmesh"):
+            raise
+        remedy = "pip install 'agentmesh[all]', in a checkout pip install -e '.[all]'"
+        print(f"error: {role} needs {error.name}, which is not installed: {remedy}", file=sys.stderr)
+        sys.exit(1)
+    serve_role(settings)
 
 
 def _supervise(
