@@ -31,9 +31,14 @@ def _environment(overlay: str, name: str, kind: str = "Deployment") -> dict[str,
     return kustomize.environment_of(overlay, kustomize.named(overlay, kind, name), _SECRETS)
 
 
+def _settings(overlay: str, service: str) -> config.Settings:
+    """Load the configuration of a service as `agentmesh serve` does."""
+    return config.load(environ=_environment(overlay, service), unused=config.UNUSED_BY.get(SERVICES[service], ()))
+
+
 @each
 def test_the_configuration_is_valid_and_fits_the_pod(overlay: str, service: str) -> None:
-    settings = config.load(environ=_environment(overlay, service))
+    settings = _settings(overlay, service)
     container = kustomize.container_of(overlay, service)
     role = SERVICES[service]
     assert container["args"] == ["serve", role]
@@ -52,7 +57,7 @@ def test_the_configuration_is_valid_and_fits_the_pod(overlay: str, service: str)
 
 @each
 def test_the_others_are_found_by_the_names_of_their_services(overlay: str, service: str) -> None:
-    settings = config.load(environ=_environment(overlay, service))
+    settings = _settings(overlay, service)
     for name, role in SERVICES.items():
         if role != "gateway":
             (port,) = kustomize.named(overlay, "Service", name)["spec"]["ports"]
@@ -62,7 +67,7 @@ def test_the_others_are_found_by_the_names_of_their_services(overlay: str, servi
 
 @each
 def test_a_pod_is_killed_only_after_its_drain(overlay: str, service: str) -> None:
-    settings = config.load(environ=_environment(overlay, service))
+    settings = _settings(overlay, service)
     pod = kustomize.named(overlay, "Deployment", service)["spec"]["template"]["spec"]
     pre_stop = kustomize.container_of(overlay, service)["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] >= pre_stop + settings.drain_timeout_s + 5
@@ -77,14 +82,14 @@ def test_nobody_is_told_a_secret_that_it_does_not_need(overlay: str, service: st
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_migration_reaches_the_database_and_knows_nothing_else(overlay: str) -> None:
     environment = _environment(overlay, "agentmesh-migrate", "Job")
-    settings = config.load(environ=environment)
+    settings = config.load(environ=environment, unused=config.UNUSED_BY["migrate"])
     assert not settings.database.is_embedded
     told = {name for name, value in environment.items() if value in _SECRETS.values()}
     assert told == _NEEDED_BY["agentmesh-migrate"]
 
 
 def test_runners_have_the_names_of_their_pods() -> None:
-    settings = config.load(environ=_environment("production", "agent-runner"))
+    settings = _settings("production", "agent-runner")
     assert settings.runner.name == "agent-runner-5d9c-x7k2p"
     assert settings.runner.hosts == 2
 
@@ -92,7 +97,7 @@ def test_runners_have_the_names_of_their_pods() -> None:
 def test_in_production_services_prove_themselves_with_certificates() -> None:
     container = kustomize.container_of("production", "router")
     (folder,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "tls"]
-    tls = config.load(environ=_environment("production", "router")).services.tls
+    tls = _settings("production", "router").services.tls
     assert [str(file) for file in (tls.cert, tls.key, tls.ca)] == [
         f"{folder}/{name}" for name in ("tls.crt", "tls.key", "ca.crt")
     ]
@@ -101,7 +106,7 @@ def test_in_production_services_prove_themselves_with_certificates() -> None:
 
 
 def test_in_dev_nothing_asks_for_certificates() -> None:
-    tls = config.load(environ=_environment("dev", "router")).services.tls
+    tls = _settings("dev", "router").services.tls
     assert tls.in_front
     assert tls.cert is None
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from agentmesh.kit import config
-from tests.deploy.compose import FOLDER, ROOT, environment_of, make_secrets, read
+from tests.deploy.compose import FOLDER, ROOT, environment_of, make_secrets, read, role_of
 from tests.deploy.engine import Engine
 from tests.support.markdown import Block, blocks_of
 
@@ -99,7 +99,8 @@ def test_the_override_and_a_configuration_of_ones_own_are_valid(tmp_path: Path) 
         environment |= {
             key: str(copy) if key == "AGENTMESH_CONFIG" else text for key, text in changes["environment"].items()
         }
-        settings = config.load(environ=environment)
+        unused = config.UNUSED_BY.get(role_of(DOCUMENT["services"][name]), ())
+        settings = config.load(environ=environment, unused=unused)
         if name == "llm-proxy":
             assert settings.llm.providers[0].api_key.get_secret_value() == "a-key-of-mine"  # type: ignore[union-attr]
         else:

@@ -83,6 +83,9 @@ class Topology:
         try:
             for name in self._services:
                 self._up(name)
+            for name, containers in self.containers.items():  # as `docker compose up --wait` does
+                for container in containers if "test" in self._services[name].get("healthcheck", {}) else []:
+                    self._await(container, "service_healthy")
         except BaseException:
             self.close()
             raise

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 import agentmesh
-from agentmesh.kit.config import ConfigError, Settings, database_path, describe, json_schema, load
+from agentmesh.kit.config import ConfigError, Settings, database_path, describe, json_schema, load, reload
 from agentmesh.kit.service_settings import Endpoint
 
 SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "environments"
@@ -387,6 +387,27 @@ def test_production_refuses_sqlite_unless_it_is_allowed(tmp_path: Path, body: st
 
 
 # --- what the settings say
+
+
+def test_a_process_need_not_be_told_of_what_it_does_not_use() -> None:
+    production = Path(__file__).resolve().parents[2] / "configs" / "environments" / "production.yaml"
+    with pytest.raises(ConfigError) as refused:
+        load(production, environ={})
+    assert [line.partition(": ")[2].partition(":")[0] for line in refused.value.errors] == [
+        "production.database.url",
+        "production.cache.url",
+    ]
+    gateway = load(production, environ={}, unused=("database.url", "cache.url"))
+    assert (gateway.database.url, gateway.cache.backend, gateway.cache.url) == (None, "memory", None)
+    assert reload(gateway) == gateway
+    with pytest.raises(ConfigError, match="REDIS_URL"):
+        load(production, environ={}, unused=("database.url",))
+
+
+def test_a_cache_in_memory_needs_no_address_of_redis() -> None:
+    production = Path(__file__).resolve().parents[2] / "configs" / "environments" / "production.yaml"
+    environ = {"DATABASE_URL": "postgresql://h/d", "AGENTMESH_CACHE__BACKEND": "memory"}
+    assert load(production, environ=environ).cache.url is None
 
 
 def test_settings_are_frozen(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import click
 
 from agentmesh.cli import failures, probing
 from agentmesh.cli.settings_options import load_settings, settings_options
-from agentmesh.kit import names
+from agentmesh.kit import config, names
 from agentmesh.kit.settings import Settings
 
 
@@ -34,7 +34,7 @@ def health(
 
     Without a ROLE, all five are asked. Each is asked where it listens: at its `health_port`, if it has one.
     """
-    settings = load_settings(config_file, data_dir, first_port)
+    settings = load_settings(config_file, data_dir, first_port, config.UNUSED_BY["health"])
     answers = asyncio.run(_ask_all(settings, roles or names.ROLES, live, timeout_s))
     if as_json:
         print(json.dumps(answers))

@@ -11,6 +11,7 @@ import click
 from agentmesh.cli import failures
 from agentmesh.cli.output import note, print_table
 from agentmesh.cli.settings_options import load_settings, settings_options
+from agentmesh.kit import config
 from agentmesh.kit.errors import WrongState
 from agentmesh.kit.settings import Settings
 
@@ -42,7 +43,7 @@ def migrate(
     as_json: bool,
 ) -> None:
     """Show the database's migrations (status), or apply the missing ones (up)."""
-    settings = load_settings(config_file, data_dir, first_port)
+    settings = load_settings(config_file, data_dir, first_port, config.UNUSED_BY["migrate"])
     backend = "sqlite" if settings.database.is_embedded else "postgresql"
     commands = commands_for(backend)
     if settings.database.is_embedded:

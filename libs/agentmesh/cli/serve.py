@@ -56,7 +56,7 @@ def serve(
     overrides = {key: value for key, value in given.items() if value is not None}
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of it is in our own log
     _end_with_parent()
-    settings = config.load(config_file, overrides=overrides)
+    settings = config.load(config_file, overrides=overrides, unused=config.UNUSED_BY.get(role, ()))
     found = [point for point in entry_points(group="agentmesh.services") if point.name == role]
     if not found:
         print(f"error: {role} is not installed: pip install 'agentmesh[{role}]'", file=sys.stderr)

@@ -1,6 +1,6 @@
 """What every command that reads the configuration shares: its options, and the settings made from them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +25,11 @@ def settings_options(command: F) -> F:
     return command
 
 
-def load_settings(config_file: Path | None, data_dir: Path | None, first_port: int | None) -> Settings:
-    """Load the settings that `up` would use with the same options; raises ConfigError."""
+def load_settings(
+    config_file: Path | None, data_dir: Path | None, first_port: int | None, unused: Collection[str] = ()
+) -> Settings:
+    """Load the settings that `up` would use with the same options, without keys that are unused; raises ConfigError."""
     overrides: dict[str, object] = dict(ports_from(first_port)) if first_port is not None else {}
     if data_dir is not None:
         overrides["data_dir"] = str(data_dir)
-    return config.load(config_file, overrides=overrides)
+    return config.load(config_file, overrides=overrides, unused=unused)

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,22 @@ from dotenv import dotenv_values
 from pydantic import SecretStr, ValidationError
 
 import agentmesh
-from agentmesh.kit import secret_files, strict_yaml
+from agentmesh.kit import names, secret_files, strict_yaml
 from agentmesh.kit.config_errors import ConfigError
-from agentmesh.kit.config_layers import KeyPath, Layers, fields_at
+from agentmesh.kit.config_layers import KeyPath, Layers, dotted, fields_at
 from agentmesh.kit.config_source import Source
 from agentmesh.kit.settings import Settings
 
 __all__ = ["ConfigError", "Settings", "database_path", "describe", "json_schema", "load", "reload"]
+
+UNUSED_BY: Mapping[str, tuple[str, ...]] = {
+    names.ROUTER: ("database.url",),
+    names.RUNNER: ("database.url", "cache.url"),
+    names.GATEWAY: ("database.url", "cache.url"),
+    "migrate": ("cache.url",),
+    "health": ("database.url", "cache.url"),
+}
+"""The secrets that a role, or a command, does without: it need not be given them. See `load`."""
 
 _PREFIX = "AGENTMESH_"
 _NOT_SETTINGS = frozenset({"AGENTMESH_ADDRESS", "AGENTMESH_CA", "AGENTMESH_TOKEN", "AGENTMESH_CONFIG"})
@@ -54,6 +63,7 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
+    unused: Collection[str] = (),
 ) -> Settings:
     """Load the settings: defaults, then the file, then environment variables, then overrides.
 
@@ -61,13 +71,14 @@ def load(
     working directory, else the copy shipped with the package. Without `environ`, the process's environment
     counts, and below it a `.env` in the working directory; a given `environ` is all there is. An empty
     variable counts as unset. Instead of NAME, NAME_FILE may name a file that holds the value, such as a secret's.
-    The keys of `overrides` are dotted paths such as `services.router.port`.
+    The keys of `overrides` are dotted paths such as `services.router.port`. Of the keys `database.url` and `cache.url`,
+    those in `unused` are of no use to this process, and need not be set.
 
     Raises ConfigError with every fault found.
     """
     variables = secret_files.resolved(_variables(environ))
     file = _find_file(config, variables)
-    source = Source(config, environ, dict(overrides or {}), file)
+    source = Source(config, environ, dict(overrides or {}), file, frozenset(unused))
     environment, section, errors = _read_environment(file, variables)
     layers = Layers(environment, str(file))
     layers.put((), _BY_ENVIRONMENT.get(environment, {}), "default")
@@ -75,8 +86,8 @@ def load(
     layers.put((), _substituted(section, (), variables, unset), str(file))
     for name, path in _variable_paths(variables):
         layers.put_text(path, variables[name], name)
-    for dotted, value in (overrides or {}).items():
-        layers.put(tuple(dotted.split(".")), value, "override")
+    for key, value in (overrides or {}).items():
+        layers.put(tuple(key.split(".")), value, "override")
     layers.add_providers(variables)
     if str(layers.values.get("debug")).lower() in _TRUE:
         layers.put_default(("logging", "level"), "DEBUG", "debug")
@@ -84,13 +95,14 @@ def load(
         layers.follow(follower, leader)
     errors += layers.errors
     unset = {path: text for path, text in unset.items() if layers.origin(path) == str(file)}
+    _do_without(layers, unset, unused)
     errors += [layers.line(path, text) for path, text in unset.items()]
     try:
         settings = Settings.model_validate({**layers.values, "environment": environment})
     except ValidationError as error:
         errors += [layers.line(path, text) for path, text in _faults(error) if path not in unset]
     else:
-        errors += [layers.line(path, text) for path, text in _contradictions(settings)]
+        errors += [layers.line(path, text) for path, text in _contradictions(settings) if dotted(path) not in unused]
         if not errors:
             settings._source = source
             return settings
@@ -102,7 +114,7 @@ def reload(settings: Settings) -> Settings:
     source = settings._source
     if not isinstance(source, Source):
         return settings
-    return load(source.config, environ=source.environ, overrides=source.overrides)
+    return load(source.config, environ=source.environ, overrides=source.overrides, unused=source.unused)
 
 
 def database_path(settings: Settings) -> Path:
@@ -213,6 +225,19 @@ def _substituted(value: Any, path: KeyPath, variables: Mapping[str, str], unset:
         return found or ""
 
     return _VARIABLE.sub(replacement, value)
+
+
+def _do_without(layers: Layers, unset: dict[KeyPath, str], unused: Collection[str]) -> None:
+    """Forget of the keys whose variables are not set those that nobody needs."""
+    cache_url = ("cache", "url")
+    if cache_url in unset and (dotted(cache_url) in unused or layers.get(("cache", "backend")) != "redis"):
+        layers.put(("cache", "backend"), "memory", "default")
+        layers.put(cache_url, None, "default")
+        del unset[cache_url]
+    database_url = ("database", "url")
+    if database_url in unset and dotted(database_url) in unused:
+        layers.put(database_url, None, "default")
+        del unset[database_url]
 
 
 def _variable_paths(variables: Mapping[str, str]) -> Iterator[tuple[str, KeyPath]]:

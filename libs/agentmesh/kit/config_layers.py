@@ -42,6 +42,10 @@ class Layers:
         node[str(path[-1])] = value
         self._origins[path] = (origin, path)
 
+    def get(self, path: KeyPath) -> object:
+        """Return what a key was set to, or None."""
+        return (self._section(path[:-1]) or {}).get(str(path[-1]))
+
     def put_default(self, path: KeyPath, value: object, origin: str) -> None:
         """Set one key unless it was set."""
         if path not in self._origins:

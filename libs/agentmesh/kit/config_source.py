@@ -15,6 +15,7 @@ class Source:
     environ: Mapping[str, str] | None
     overrides: Mapping[str, object]
     file: Path
+    unused: frozenset[str] = frozenset()
     looked: tuple[tuple[int, int, int], ...] = field(init=False)
 
     def __post_init__(self) -> None:

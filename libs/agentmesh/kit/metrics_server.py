@@ -1,6 +1,5 @@
 """Serves a process's metrics, and says what they can't be read without: which release, on how large a machine."""
 
-import os
 import shutil
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -9,6 +8,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 
 from agentmesh import __version__
 from agentmesh.kit import names, telemetry
+from agentmesh.kit.machine import memory_limit
 from agentmesh.kit.rpc_server import PortInUse
 from agentmesh.kit.settings import Settings
 
@@ -16,9 +16,6 @@ _build = telemetry.gauge(names.BUILD_INFO, "Always 1; the release is in the labe
 _disk = telemetry.gauge(names.DISK_BYTES, "Size of the file system that holds data_dir")
 _disk_free = telemetry.gauge(names.DISK_FREE_BYTES, "What is free there for this user")
 _memory_limit = telemetry.gauge(names.MEMORY_LIMIT_BYTES, "Memory that the container may take, else the machine's")
-
-# Version 2 of control groups, then version 1.
-_LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def serve_metrics(role: str, settings: Settings, stack: AsyncExitStack, registry: CollectorRegistry = REGISTRY) -> None:
@@ -48,25 +45,6 @@ def describe_process(role: str, settings: Settings) -> None:
     _disk.set_function(lambda: _usage(folder)[0])
     _disk_free.set_function(lambda: _usage(folder)[1])
     _memory_limit.set(memory_limit())
-
-
-def memory_limit(files: tuple[Path, ...] = _LIMIT_FILES) -> int:
-    """Return how many bytes this process may take; 0 where the system doesn't tell."""
-    machine = _memory_of_the_machine()
-    for file in files:
-        try:
-            limit = int(file.read_text())
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-        return min(limit, machine) if machine else limit
-    return machine
-
-
-def _memory_of_the_machine() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return 0
 
 
 def _usage(folder: Path) -> tuple[int, int]:

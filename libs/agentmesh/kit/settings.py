@@ -1,7 +1,6 @@
 """Say which settings exist, what they mean and which values are sane, apart from where values come from."""
 
 import math
-import os
 import re
 import socket
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator
 
 from agentmesh.kit.limit_settings import Limits, Retention
+from agentmesh.kit.machine import cpu_count
 from agentmesh.kit.model_settings import Llm
 from agentmesh.kit.service_settings import Services
 from agentmesh.kit.setting_types import (
@@ -170,8 +170,8 @@ class Runner(Section):
     """By default the machine's name; runners that live at the same time need different ones."""
     slots: Count = 256
     """Inline tasks at once."""
-    hosts: Annotated[int, Field(ge=1, le=4096)] = Field(default_factory=lambda: os.cpu_count() or 1)
-    """Host processes at most; by default one for each CPU."""
+    hosts: Annotated[int, Field(ge=1, le=4096)] = Field(default_factory=cpu_count)
+    """Host processes at most; by default one for each CPU that the container may use."""
     agents: Paths = ()
     """Files and folders with agents, beside the installed ones."""
     llm_retries_per_call: Annotated[float, Field(ge=0, le=2)] = 0.1

@@ -8,7 +8,7 @@ import pytest
 
 from agentmesh import __version__
 from agentmesh.kit import config, names
-from agentmesh.kit.metrics_server import memory_limit, serve_metrics
+from agentmesh.kit.metrics_server import serve_metrics
 from agentmesh.kit.rpc_server import PortInUse
 from tests.support.metrics import metric
 from tests.support.ports import free_ports
@@ -36,11 +36,3 @@ async def test_metrics_that_are_off_are_served_nowhere(tmp_path: Path) -> None:
         serve_metrics(names.ROUTER, config.load(environ={}, overrides=overrides), stack)
         with pytest.raises(urllib.error.URLError):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
-
-
-def test_the_containers_limit_counts_where_it_is_less_than_the_machines_memory(tmp_path: Path) -> None:
-    machine = memory_limit(())
-    written = tmp_path / "memory.max"
-    for text, limit in (("268435456\n", 268_435_456), ("max\n", machine), (f"{2**63}\n", machine)):
-        written.write_text(text)
-        assert memory_limit((tmp_path / "none", written)) == limit
