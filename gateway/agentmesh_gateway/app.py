@@ -155,7 +155,7 @@ async def _serve(settings: Settings, place: Place | None) -> None:
             tls=lifecycle.tls_of(settings, names.GATEWAY),
             max_requests=settings.api.max_requests if place else 0,
             max_requests_jitter=settings.api.max_requests_jitter,
-            on_enough=place.enough if place else lambda: None,
+            on_enough=place.enough if place else lambda retire: None,
         )
     log.info("stopped", role=names.GATEWAY)
 

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,11 +22,17 @@ _CUT_S = 1.0  # for uvicorn to cut what did not end in time
 
 class _Server(uvicorn.Server):
     on_enough: Callable[[], None]
+    retiring = False
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.limit_max_requests is not None and self.server_state.total_requests >= self.limit_max_requests:
+            self.limit_max_requests = None
+            self.on_enough()
+        return await super().on_tick(counter) or self.retiring
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if not self.should_exit:  # nobody asked it to: it has served `max_requests`, and what is open may go on
+        if self.retiring and not self.should_exit:
             self.config.timeout_graceful_shutdown = _LAST_ANSWER_S
-            self.on_enough()
         await super().shutdown(sockets)
 
     @contextmanager
@@ -70,12 +77,13 @@ async def serve_until(
     tls: Tls | None = None,
     max_requests: int = 0,
     max_requests_jitter: int = 0,
-    on_enough: Callable[[], None] = lambda: None,
+    on_enough: Callable[[Callable[[], None]], None] = lambda retire: None,
 ) -> None:
     """Serve until `stop` is set, then set `draining` and let requests end for at most `drain_timeout_s`.
 
-    After `max_requests` and some of the jitter, if there is such a bound, `on_enough` is called, nothing new is taken,
-    and what is open may go on for an hour, the longest that any answer takes; streams that can be resumed end.
+    After `max_requests` and some of the jitter, if there is such a bound, `on_enough` is called. What it is given makes
+    this server retire: nothing new is taken, streams that can be resumed end, and every other answer may go on for an
+    hour, the longest that any takes.
     """
     server = _Server(
         uvicorn.Config(
@@ -96,11 +104,11 @@ async def serve_until(
         )
     )
 
-    def enough() -> None:
+    def retire() -> None:
+        server.retiring = True
         draining.set()
-        on_enough()
 
-    server.on_enough = enough
+    server.on_enough = partial(on_enough, retire)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
     try:

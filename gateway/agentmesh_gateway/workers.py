@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
@@ -20,10 +20,13 @@ log = telemetry.logger(__name__)
 
 VARIABLE = "_AGENTMESH_GATEWAY_WORKER"
 """What a worker is told: its number and the descriptor of the listening socket."""
+# What a worker says, and what it is answered.
 _STARTED, _ENOUGH = b"started\n", b"enough\n"
+_RETIRE = b"retire\n"
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S, _STEADY_S = 0.1, 5.0, 10.0
 _KILL_GRACE_S = 3.0
 _START_S = 60.0
+_LOOK_S = 0.2
 
 
 def needed(api: Api) -> bool:
@@ -55,13 +58,23 @@ class Place:
         """Tell the parent that requests can come."""
         os.write(sys.stdout.fileno(), _STARTED)
 
-    def enough(self) -> None:
-        """Tell the parent that this worker takes no more requests, so that another takes its place."""
+    def enough(self, retire: Callable[[], None]) -> None:
+        """Tell the parent that this worker has served enough, and do as it says once another may take its place."""
+        loop, answer = asyncio.get_running_loop(), sys.stdin.fileno()
+
+        def answered() -> None:
+            loop.remove_reader(answer)
+            retire()
+
+        loop.add_reader(answer, answered)
         os.write(sys.stdout.fileno(), _ENOUGH)
 
 
 class Workers:
-    """The processes of one gateway; they end with this one, however it ends."""
+    """The processes of one gateway; they end with this one, however it ends.
+
+    No more of them retire at a time than there are to be: answers may take an hour, and each process its memory.
+    """
 
     def __init__(self, settings: Settings, listener: socket.socket, metrics: WorkerMetrics) -> None:
         if os.name != "posix":
@@ -72,6 +85,8 @@ class Workers:
         self._listener = listener
         self._metrics = metrics
         self._processes: dict[int, Process] = {}  # by their ids, those that retire too
+        self._retiring: set[int] = set()
+        self._burials: set[asyncio.Task[None]] = set()
         self._lifeline = -1
         self._reading = -1
 
@@ -99,7 +114,7 @@ class Workers:
         backoff_s = _FIRST_BACKOFF_S
         while True:
             began = time.monotonic()
-            if await _line(process) == _ENOUGH:
+            if await _line(process) == _ENOUGH and await self._may_retire(process):
                 log.info("worker_retires", worker=number, pid=process.pid)
             else:
                 code = await process.wait()
@@ -115,18 +130,31 @@ class Workers:
                     log.error("worker_not_started", worker=number, reason=error.reason)
                     await asyncio.sleep(_LAST_BACKOFF_S)
 
+    async def _may_retire(self, process: Process) -> bool:
+        """Let a worker retire as soon as there is room for one more that does; say whether it lived to hear it."""
+        while len(self._retiring) >= self._settings.api.workers and process.returncode is None:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)  # rare, and what is waited for takes minutes
+        if process.returncode is not None:
+            return False
+        self._retiring.add(process.pid)
+        assert process.stdin is not None
+        process.stdin.write(_RETIRE)
+        return True
+
     async def _start(self, number: int) -> Process:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "agentmesh", "serve", "gateway"),
             env=self._environment(number),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=PIPE,
             stdout=PIPE,
             pass_fds=(self._listener.fileno(), self._reading),
             start_new_session=True,  # Ctrl-C reaches only this process, which then drains the workers
         )
         self._processes[process.pid] = process
         self._metrics.add(process.pid)
-        asyncio.get_running_loop().create_task(self._bury(process))
+        burial = asyncio.create_task(self._bury(process))
+        self._burials.add(burial)
+        burial.add_done_callback(self._burials.discard)
         try:
             async with asyncio.timeout(_START_S):
                 started = await _line(process) == _STARTED
@@ -145,6 +173,7 @@ class Workers:
     async def _bury(self, process: Process) -> None:
         await process.wait()
         self._processes.pop(process.pid, None)
+        self._retiring.discard(process.pid)
         self._metrics.forget(process.pid)
 
     async def _stop_all(self) -> None:

@@ -145,6 +145,24 @@ async def test_a_worker_that_served_enough_is_replaced_and_cuts_nothing(tmp_path
         await until(lambda: first not in made.workers())
 
 
+async def test_no_more_workers_retire_at_a_time_than_there_are_to_be(tmp_path: Path) -> None:
+    async with gateway(tmp_path, workers=1, max_requests=5) as made:
+        [first] = made.workers()
+        made.tasks.delay_s = 4.0
+        slow = asyncio.create_task(made.client.get("/v1/agents"))
+        await until(lambda: len(made.tasks.requests) == 1)
+        for _ in range(10):
+            await made.client.get("/health")
+        await until(lambda: len(made.workers()) == 2)
+        [second] = made.workers() - {first}
+        for _ in range(20):  # more than it is to serve, but there is nobody yet to take its place
+            assert (await made.client.get("/health")).status_code == 200
+        assert made.workers() == {first, second}
+        assert not slow.done()
+        assert (await slow).status_code == 200
+        await until(lambda: not made.workers() & {first, second} and len(made.workers()) == 1)
+
+
 async def test_sigterm_lets_requests_of_every_worker_end(tmp_path: Path) -> None:
     async with gateway(tmp_path, workers=2) as made:
         workers = made.workers()
