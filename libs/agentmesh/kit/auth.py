@@ -17,6 +17,7 @@ from agentmesh.kit.errors import PermissionDenied, Unauthenticated, WrongState
 
 _REMEMBERED = 4096
 _HOLDERS = (*names.ROLES, names.OPERATOR)
+_TASK_TOKEN = "task-token"  # noqa: S105 - a label that keys are derived under
 _TOKEN_FILE = "service-token"  # noqa: S105 - a file's name
 
 
@@ -76,27 +77,34 @@ class Keyring:
     """Derives everything that services show each other from the one secret of the mesh.
 
     Role tokens and the key of task tokens are HMAC-SHA256 of the secret under different labels, so that
-    knowing one gives none of the others.
+    knowing one gives none of the others. What was made of one of the `others` is accepted as well: the secret is
+    replaced without an outage by way of processes that know both.
     """
 
     secret: str = field(repr=False)
+    others: tuple[str, ...] = field(default=(), repr=False)
 
     def role_token(self, role: str) -> str:
         """Return the token that a service of this role shows."""
-        return _role_token(role, self._derive("role:" + role))
+        return _role_token(role, _derive(self.secret, "role:" + role))
 
     def role_of(self, token: str) -> str | None:
         """Return the role that a token proves, or None."""
         role = token.partition(".")[0]
         if role not in _HOLDERS:
             return None
-        return role if hmac.compare_digest(token.encode(), self.role_token(role).encode()) else None
+        shown = token.encode()
+        good = [
+            hmac.compare_digest(shown, _role_token(role, _derive(secret, "role:" + role)).encode())
+            for secret in (self.secret, *self.others)
+        ]
+        return role if any(good) else None
 
     def sign(self, claims: TaskClaims) -> str:
         """Write a task token."""
         fields = (claims.tenant, claims.task_id, str(claims.attempt), f"{claims.expires_at:.3f}", *claims.scopes)
         body = "\n".join(fields).encode()
-        return f"{_b64(body)}.{_b64(hmac.digest(self._task_key, body, 'sha256'))}"
+        return f"{_b64(body)}.{_b64(hmac.digest(_derive(self.secret, _TASK_TOKEN), body, 'sha256'))}"
 
     def read(self, token: str) -> TaskClaims:
         """Read a task token, over or not; raise Unauthenticated if it is forged."""
@@ -105,26 +113,19 @@ class Keyring:
             body, mac = _unb64(body_text), _unb64(mac_text)
         except ValueError as error:
             raise Unauthenticated("the task token is malformed", reason="TASK_TOKEN_INVALID") from error
-        if not hmac.compare_digest(mac, hmac.digest(self._task_key, body, "sha256")):
+        keys = (_derive(secret, _TASK_TOKEN) for secret in (self.secret, *self.others))
+        if not any(hmac.compare_digest(mac, hmac.digest(key, body, "sha256")) for key in keys):
             raise Unauthenticated("the task token is not ours", reason="TASK_TOKEN_INVALID")
         tenant, task_id, attempt, expires_at, *scopes = body.decode().split("\n")
         return TaskClaims(tenant, task_id, int(attempt), float(expires_at), tuple(scopes))
 
-    @property
-    def _task_key(self) -> bytes:
-        return self._derive("task-token")
 
-    def _derive(self, label: str) -> bytes:
-        cached = _derived.get((self.secret, label))
-        if cached is None:
-            cached = _derived[self.secret, label] = hmac.digest(self.secret.encode(), label.encode(), "sha256")
-        return cached
+@lru_cache(256)
+def _derive(secret: str, label: str) -> bytes:
+    return hmac.digest(secret.encode(), label.encode(), "sha256")
 
 
-_derived: dict[tuple[str, str], bytes] = {}
-
-
-@lru_cache(len(_HOLDERS))
+@lru_cache(64)
 def _role_token(role: str, key: bytes) -> str:
     return f"{role}.{key.hex()}"
 

@@ -97,7 +97,8 @@ def spare_what_stays() -> None:
 def keyring_of(settings: Settings) -> Keyring:
     """Return the keys of the mesh: from the configuration, else from the data folder."""
     token = settings.services.token
-    return Keyring(token.get_secret_value() if token else load_or_create_secret(settings.data_dir))
+    others = tuple(other.get_secret_value() for other in settings.services.other_tokens)
+    return Keyring(token.get_secret_value() if token else load_or_create_secret(settings.data_dir), others)
 
 
 def authenticator_of(settings: Settings, keyring: Keyring) -> Authenticator:

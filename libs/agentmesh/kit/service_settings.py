@@ -145,4 +145,6 @@ class Services(Section):
     gateway: GatewayEndpoint = GatewayEndpoint()
     token: Credential | None = None
     """What services prove themselves with to each other."""
+    other_tokens: tuple[Credential, ...] = ()
+    """What is accepted beside `token` while that is being replaced."""
     tls: Tls = Tls()

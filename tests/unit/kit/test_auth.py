@@ -108,6 +108,18 @@ def test_a_task_token_that_was_good_before_is_refused_once_it_is_over_and_vouche
         assert refused.value.reason == "TASK_TOKEN_EXPIRED"
 
 
+def test_a_secret_is_replaced_by_way_of_processes_that_know_both() -> None:
+    old, new = Keyring("old"), Keyring("new")
+    between, after = Keyring("old", ("new",)), Keyring("new", ("old",))
+    for mine, its in ((old, between), (between, after), (after, new)):
+        for shows, looks in ((mine, its), (its, mine)):
+            assert looks.role_of(shows.role_token(names.ROUTER)) == names.ROUTER
+            assert looks.read(shows.sign(CLAIMS)) == CLAIMS
+    assert new.role_of(old.role_token(names.ROUTER)) is None
+    with pytest.raises(Unauthenticated):
+        new.read(old.sign(CLAIMS))
+
+
 def test_another_role_is_let_in_without_a_task_and_without_a_tenant() -> None:
     identity = authenticator(anonymous=True).identify(
         bearer(KEYRING.role_token(names.ROUTER)), Access.internal(names.ROUTER)
