@@ -46,3 +46,6 @@ async def test_whoever_shows_another_name_is_not_believed(mesh: Mesh, tls: Path,
         async with httpx.AsyncClient(base_url=envoy.url, verify=trusting(tls), timeout=30) as http:
             assert (await http.get("/direct/v1/agents")).status_code == 503
             assert (await http.get("/v1/agents")).status_code == 200
+        stats = dict(line.split(": ") for line in envoy.asked("/stats?filter=fail_verify_san").splitlines())
+        assert int(stats["cluster.router.ssl.fail_verify_san"]) > 0
+        assert int(stats["cluster.gateway.ssl.fail_verify_san"]) == 0
