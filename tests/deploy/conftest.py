@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import shutil
+import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -94,3 +95,14 @@ def bearer(tenant: str = "acme") -> dict[str, Any]:
 def trusting(tls: Path) -> ssl.SSLContext:
     """Return what makes a client of HTTP trust the certificates of these tests."""
     return ssl.create_default_context(cafile=tls / "ca.crt")
+
+
+def handshake(port: int, tls: Path, *, version: ssl.TLSVersion | None = None, alpn: str = "h2") -> ssl.SSLSocket:
+    """Connect by TLS, with one version only if it is given."""
+    context = trusting(tls)
+    context.set_alpn_protocols([alpn])
+    if version is not None:
+        context.minimum_version, context.maximum_version = ssl.TLSVersion.MINIMUM_SUPPORTED, version
+        context.set_ciphers("ALL:@SECLEVEL=0")
+    raw = socket.create_connection(("127.0.0.1", port), timeout=10)
+    return context.wrap_socket(raw, server_hostname="localhost")

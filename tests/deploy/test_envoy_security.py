@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -22,7 +21,7 @@ from agentmesh.api.task.v1 import task_service_pb2_grpc as pb_grpc
 from agentmesh.kit import names
 from agentmesh.kit.rpc_client import Trust, bearer, open_channel
 from tests.deploy import conftest
-from tests.deploy.conftest import KEYS, issue, members, trusting
+from tests.deploy.conftest import KEYS, handshake, issue, members, trusting
 from tests.deploy.envoy import Envoy
 from tests.support.certificates import Authority
 from tests.support.fleet import Fleet
@@ -60,39 +59,28 @@ async def channel(envoy: Envoy, own_tls: Path) -> AsyncIterator[grpc.aio.Channel
         yield opened
 
 
-def handshake(envoy: Envoy, tls: Path, *, version: ssl.TLSVersion | None = None, alpn: str = "h2") -> ssl.SSLSocket:
-    """Connect by TLS, with one version only if it is given."""
-    context = trusting(tls)
-    context.set_alpn_protocols([alpn])
-    if version is not None:
-        context.minimum_version, context.maximum_version = ssl.TLSVersion.MINIMUM_SUPPORTED, version
-        context.set_ciphers("ALL:@SECLEVEL=0")
-    raw = socket.create_connection(("127.0.0.1", envoy.https), timeout=10)
-    return context.wrap_socket(raw, server_hostname="localhost")
-
-
 # -- TLS ------------------------------------------------------------------------------------------------------
 
 
 def test_alpn_chooses_between_http_2_and_http_1_1(envoy: Envoy, own_tls: Path) -> None:
     for protocol in ("h2", "http/1.1"):
-        with handshake(envoy, own_tls, alpn=protocol) as connection:
+        with handshake(envoy.https, own_tls, alpn=protocol) as connection:
             assert connection.selected_alpn_protocol() == protocol
             assert connection.version() == "TLSv1.3"
 
 
 def test_tls_1_1_is_refused_and_1_2_is_taken(envoy: Envoy, own_tls: Path) -> None:
-    with handshake(envoy, own_tls, version=ssl.TLSVersion.TLSv1_2) as connection:
+    with handshake(envoy.https, own_tls, version=ssl.TLSVersion.TLSv1_2) as connection:
         assert connection.version() == "TLSv1.2"
     with pytest.warns(DeprecationWarning, match="TLS"), pytest.raises(ssl.SSLError):
-        handshake(envoy, own_tls, version=ssl.TLSVersion.TLSv1_1)
+        handshake(envoy.https, own_tls, version=ssl.TLSVersion.TLSv1_1)
 
 
 async def test_a_renewed_certificate_is_shown_without_a_restart(
     envoy: Envoy, own_tls: Path, authority: Authority, http: httpx.AsyncClient
 ) -> None:
     def shown() -> int:
-        with handshake(envoy, own_tls) as connection:
+        with handshake(envoy.https, own_tls) as connection:
             certificate = connection.getpeercert(binary_form=True)
         assert certificate is not None
         return x509.load_der_x509_certificate(certificate).serial_number
