@@ -102,7 +102,7 @@ class Nginx:
 
     @staticmethod
     def _place(path: Path, routers: Sequence[str], gateways: Sequence[str], dns: str) -> None:
-        text = path.read_text().replace("127.0.0.11", dns or "127.0.0.1:9")
+        text = path.read_text().replace("127.0.0.11 valid=5s", f"{dns or '127.0.0.1:9'} valid=1s")
         for name, members in (("router:50051", routers), ("gateway:8000", gateways)):
             (line,) = [line for line in text.splitlines() if f"server {name}" in line]
             kept = line if dns else line.replace(" resolve", "")
