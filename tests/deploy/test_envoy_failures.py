@@ -144,3 +144,17 @@ async def test_a_killed_gateway_is_left_out(envoy: Envoy, fleet: Fleet, tls: Pat
     await until_health(envoy, "gateway", fleet.address(victim), healthy=False)
     fleet.start(victim)
     await until_health(envoy, "gateway", fleet.address(victim), healthy=True)
+
+
+async def test_a_stream_that_is_cut_for_its_silence_goes_on_at_once(fleet: Fleet, tls: Path, tmp_path: Path) -> None:
+    """With a limit of 1 s instead of an hour, and a task that says nothing for longer than that."""
+    manager = "static_resources.listeners.0.filter_chains.0.filters.1.typed_config"
+    short = (f"{manager}.route_config.virtual_hosts.0.routes.0.route.idle_timeout", "1s")
+    where = {"routers": fleet.routers, "gateways": members(fleet, "gateway")}
+    with Envoy(tmp_path, tls, **where, changed=[short]) as envoy:
+        async with AsyncClient(envoy.address, token=KEYS["acme"], ca=tls / "ca.crt") as client:
+            silent = client.stream("echo", "hello", parameters={"count": 2, "delay_ms": 1700})
+            sequences = [event.sequence async for event in silent]
+        cut = [line for line in envoy.log() if "SI" in str(line["flags"])]
+    assert cut
+    assert sequences == list(range(1, len(sequences) + 1))
