@@ -72,7 +72,7 @@ def test_alpn_chooses_between_http_2_and_http_1_1(envoy: Envoy, own_tls: Path) -
 def test_tls_1_1_is_refused_and_1_2_is_taken(envoy: Envoy, own_tls: Path) -> None:
     with handshake(envoy.https, own_tls, version=ssl.TLSVersion.TLSv1_2) as connection:
         assert connection.version() == "TLSv1.2"
-    with pytest.warns(DeprecationWarning, match="TLS"), pytest.raises(ssl.SSLError):
+    with pytest.warns(DeprecationWarning, match="TLS"), pytest.raises(ssl.SSLError, match="alert protocol version"):
         handshake(envoy.https, own_tls, version=ssl.TLSVersion.TLSv1_1)
 
 

@@ -202,7 +202,7 @@ def test_tls_1_1_is_refused_and_alpn_chooses(nginx: Nginx, tls: Path) -> None:
             assert (connection.selected_alpn_protocol(), connection.version()) == (protocol, "TLSv1.3")
     with handshake(nginx.https, tls, version=ssl.TLSVersion.TLSv1_2) as connection:
         assert connection.version() == "TLSv1.2"
-    with pytest.warns(DeprecationWarning, match="TLS"), pytest.raises(ssl.SSLError):
+    with pytest.warns(DeprecationWarning, match="TLS"), pytest.raises(ssl.SSLError, match="alert protocol version"):
         handshake(nginx.https, tls, version=ssl.TLSVersion.TLSv1_1)
 
 
