@@ -28,6 +28,7 @@ class _BoundedProtocol(HttpToolsProtocol):
     _fed_bytes = 0
     _head_bytes = 0
     _alarm: asyncio.TimerHandle | None = None
+    _leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -68,6 +69,21 @@ class _BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_watching()
         super().on_headers_complete()
+        if self._leaving:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Close after the answer that is under way, or soon if none is.
+
+        A proxy may be sending a request at this moment: to close at once would lose it.
+        """
+        self._leaving = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            super().shutdown()
+        else:
+            self._unset_keepalive_if_required()
+            linger_s = self._bounds.linger_s
+            self.timeout_keep_alive_task = self.loop.call_later(linger_s, self.timeout_keep_alive_handler)
 
     def send_400_response(self, msg: str) -> None:
         """Say what is wrong with a request that can't be parsed, in the shape that every refusal has."""

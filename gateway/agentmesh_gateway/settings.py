@@ -20,6 +20,8 @@ class Bounds:
     """From the first byte of a request, or of a connection, to the end of its headers."""
     body_timeout_s: float = 30.0
     """The longest silence of a client that still owes a part of its body."""
+    linger_s: float = 1.0
+    """How long a gateway that stops leaves idle connections open, for requests that are on their way."""
     default_timeout_s: float = 30.0
     max_timeout_s: float = 300.0
     transfer_timeout_s: float = 3600.0

@@ -17,6 +17,7 @@ In a test: `async with FakeProvider() as fake: fake.base_url`. As a process:
 | cut:N, reset:N | ends the body, or breaks the connection, after N bytes |
 | thought-cut:N | thinks, and ends the body after N bytes |
 | stall:N | falls silent after N chunks, until the caller leaves |
+| part:N | stops after N chunks, until `let_go` is set |
 | no-done, no-reason | leaves out the terminal marker, or the finish reason |
 | garbage, html, error-event | sends a chunk that is no JSON, a page, an error after the first chunk |
 | status:N | answers with that status |
@@ -181,6 +182,8 @@ class FakeProvider:
                 await asyncio.sleep(int(argument) / 1000)
             if mode == "stall" and number == int(argument):
                 await asyncio.sleep(_ENDLESS_S)
+            if mode == "part" and number == int(argument):
+                await self.let_go.wait()
             await response.write(event)
         if mode == "late-end":
             await asyncio.sleep(int(argument) / 1000)
