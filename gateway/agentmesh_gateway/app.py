@@ -45,9 +45,10 @@ log = telemetry.logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The application, the event that makes its streams end and its readiness false, and what it needs itself."""
+    """The application, the events that make its readiness false and its streams end, and what it needs itself."""
 
     app: ASGIApp
+    leaving: asyncio.Event
     draining: asyncio.Event
     checks: Mapping[str, Check]
 
@@ -57,7 +58,7 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
     bounds = bounds or Bounds()
     services = settings.services
     trust = lifecycle.trust_of(settings)
-    draining = asyncio.Event()
+    leaving, draining = asyncio.Event(), asyncio.Event()
     behind = frozenset(services.gateway.behind)
     table = RouteTable(SERVICES if names.ROUTER in behind else ())
     upstream = Upstream(services.router.addresses, trust=trust, max_channels=bounds.max_channels)
@@ -81,7 +82,7 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
     model_pages = _model_pages(calls, paths) if names.LLM in behind else []
     needed = names.ROUTER if names.ROUTER in behind else names.LLM
     asks = settings.monitoring.health_checks
-    health_pages = HealthPages(health, needed if asks else "", draining)
+    health_pages = HealthPages(health, needed if asks else "", leaving)
     pages = [
         Page("/health", health_pages.live, methods=["GET"]),
         Page("/health/ready", health_pages.ready, methods=["GET"]),
@@ -104,7 +105,7 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
         loopback=services.gateway.is_loopback,
         spans=RequestSpans(open_tracer(settings.monitoring, names.GATEWAY, stack)),
     )
-    return Gateway(edge, draining, {needed: lambda: health.serves(needed)} if asks else {})
+    return Gateway(edge, leaving, draining, {needed: lambda: health.serves(needed)} if asks else {})
 
 
 def _model_pages(calls: LlmCalls, paths: VendorPaths) -> list[Page]:
@@ -139,14 +140,16 @@ async def _serve(settings: Settings, place: Place | None) -> None:
     async with AsyncExitStack() as stack:
         gateway = build(settings, lifecycle.keyring_of(settings), stack)
         if place is None:
-            await _tell_of_itself(settings, gateway.checks, gateway.draining, stack)
+            await _tell_of_itself(settings, gateway.checks, gateway.leaving, stack)
             serve_metrics(names.GATEWAY, settings, stack)
         lifecycle.spare_what_stays()
         _log_start(listener, endpoint)
         if place is not None:
             place.started()
+        gone = asyncio.Event()
+        stack.callback(asyncio.create_task(_leave(stop, gateway.leaving, gone, settings.drain_delay_s)).cancel)
         await serve_until(
-            stop,
+            gone,
             gateway.app,
             listener,
             bounds=Bounds(),
@@ -177,18 +180,26 @@ async def _keep_workers(settings: Settings) -> None:
 
 
 async def _tell_of_itself(
-    settings: Settings, checks: Mapping[str, Check], draining: asyncio.Event, stack: AsyncExitStack
+    settings: Settings, checks: Mapping[str, Check], leaving: asyncio.Event, stack: AsyncExitStack
 ) -> None:
     """Serve the health protocol, if it has a port, and measure readiness, until the stack is left."""
     health = Health((), checks, role=names.GATEWAY)
     if address := settings.services.gateway.health_listen:
         await serve_health(health, address, stack)
-    for work in (health.run(), _drain_with(draining, health)):
+    for work in (health.run(), _drain_with(leaving, health)):
         stack.callback(asyncio.create_task(work).cancel)
 
 
-async def _drain_with(draining: asyncio.Event, health: Health) -> None:
-    await draining.wait()
+async def _leave(stop: asyncio.Event, leaving: asyncio.Event, gone: asyncio.Event, delay_s: float) -> None:
+    """Once it is to stop, say so for a while before nothing new is taken: proxies look only now and then."""
+    await stop.wait()
+    leaving.set()
+    await asyncio.sleep(delay_s)
+    gone.set()
+
+
+async def _drain_with(leaving: asyncio.Event, health: Health) -> None:
+    await leaving.wait()
     await health.drain()
 
 

@@ -94,10 +94,10 @@ class ServiceHealth:
 class HealthPages:
     """The three health paths; they need no credential, and name no address. `needed`, if any, decides on readiness."""
 
-    def __init__(self, services: ServiceHealth, needed: str, draining: asyncio.Event) -> None:
+    def __init__(self, services: ServiceHealth, needed: str, leaving: asyncio.Event) -> None:
         self._services = services
         self._needed = needed
-        self._draining = draining
+        self._leaving = leaving
 
     async def live(self, _: Request) -> Response:
         """Say that the process answers."""
@@ -105,7 +105,7 @@ class HealthPages:
 
     async def ready(self, _: Request) -> Response:
         """Say whether requests can be served: 503 while the needed service is not there, and from SIGTERM on."""
-        if self._draining.is_set():
+        if self._leaving.is_set():
             status = "draining"
         else:
             there = not self._needed or await self._services.serves(self._needed)

@@ -1,5 +1,6 @@
 """Calls to one kind of service: any method of the contract, over as many connections as the open calls need."""
 
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -9,8 +10,10 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from agentmesh.client.repeating import is_out_of_reach
 from agentmesh.kit import rpc_client
-from agentmesh.kit.errors import ResourceExhausted
+from agentmesh.kit.auth import READ, scope_of
+from agentmesh.kit.errors import MeshError, ResourceExhausted
 
 # A server takes 100 streams on a connection, and the next one waits without a word.
 _CALLS_PER_CHANNEL = 80
@@ -70,9 +73,24 @@ class Upstream:
             await lane.channel.close(None)
 
     async def unary(self, method: MethodDescriptor, request: Message, *, timeout_s: float, metadata: Metadata) -> Any:
-        """Make a unary call; raise the MeshError that the service meant."""
-        with self._lane() as lane:
-            return await rpc_client.unary(lane.multicallable(method), request, timeout_s=timeout_s, metadata=metadata)
+        """Make a unary call; raise the MeshError that the service meant.
+
+        What only reads is asked once more at another address if the first one can't be reached.
+        """
+        until = time.monotonic() + timeout_s
+        failed = ""
+        while True:
+            with self._lane(but=failed) as lane:
+                left_s = max(until - time.monotonic(), 0.0)
+                try:
+                    return await rpc_client.unary(
+                        lane.multicallable(method), request, timeout_s=left_s, metadata=metadata
+                    )
+                except MeshError as error:
+                    again = not failed and scope_of(method.name) == READ and is_out_of_reach(error)
+                    if not again or set(self._addresses) == {lane.address}:
+                        raise
+                    failed = lane.address
 
     @asynccontextmanager
     async def streaming(
@@ -90,16 +108,18 @@ class Upstream:
                 yield call
 
     @contextmanager
-    def _lane(self) -> Iterator[_Lane]:
-        lane = self._pick()
+    def _lane(self, but: str = "") -> Iterator[_Lane]:
+        lane = self._pick(but)
         lane.calls += 1
         try:
             yield lane
         finally:
             lane.calls -= 1
 
-    def _pick(self) -> _Lane:
+    def _pick(self, but: str) -> _Lane:
+        """Return the connection for a call, to another address than `but` if there is one with room."""
         free = [lane for lane in self._lanes if lane.calls < _CALLS_PER_CHANNEL]
+        free = [lane for lane in free if lane.address != but] or free
         if free:
             return min(free, key=lambda lane: (lane.broken, lane.calls))
         if len(self._lanes) >= self._max_channels:

@@ -181,9 +181,10 @@ class Workers:
         for process in list(self._processes.values()):
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
+        patience_s = self._settings.drain_delay_s + self._settings.drain_timeout_s + _KILL_GRACE_S
         ending = [asyncio.create_task(process.wait()) for process in self._processes.values()]
         if ending:
-            await asyncio.wait(ending, timeout=self._settings.drain_timeout_s + _KILL_GRACE_S)
+            await asyncio.wait(ending, timeout=patience_s)
         for process in list(self._processes.values()):
             with suppress(ProcessLookupError):
                 process.kill()

@@ -99,6 +99,21 @@ async def test_sigterm_ends_streams_lets_requests_finish_and_exits_with_0(tmp_pa
             assert await asyncio.wait_for(process.wait(), 5) == 0
 
 
+async def test_a_gateway_that_is_to_stop_says_so_for_a_while_before_it_takes_nothing_new(tmp_path: Path):
+    keyring = Keyring("s")
+    async with serving(with_health(FakeTasks()), keyring=keyring) as router:
+        settings = {**settings_for(router, tmp_path), "drain_delay_s": 2.0}
+        async with gateway(settings) as (process, client):
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(10):
+                while (await client.get("/health/ready")).status_code != 503:
+                    await asyncio.sleep(0.01)
+            async with httpx.AsyncClient(base_url=client.base_url) as another:  # whoever has not noticed yet
+                assert (await another.get("/v1/agents")).status_code == 200
+            assert process.returncode is None
+            assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
 async def test_a_port_in_use_is_one_clear_line(tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

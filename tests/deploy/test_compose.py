@@ -132,7 +132,7 @@ def test_a_service_can_be_configured_as_its_container_is(name: str, secrets: Pat
     assert not settings.logging.file
     assert settings.services.token is not None
     assert settings.services.token.get_secret_value() == (secrets / "service_token").read_text()
-    assert settings.drain_timeout_s < _seconds(MESH[name]["stop_grace_period"])
+    assert settings.drain_delay_s + settings.drain_timeout_s + 5 < _seconds(MESH[name]["stop_grace_period"])
     if role:
         assert getattr(settings.services, role).host == "0.0.0.0"
     if role in names.PUBLIC_ROLES:

@@ -70,7 +70,7 @@ def test_a_pod_is_killed_only_after_its_drain(overlay: str, service: str) -> Non
     settings = _settings(overlay, service)
     pod = kustomize.named(overlay, "Deployment", service)["spec"]["template"]["spec"]
     pre_stop = kustomize.container_of(overlay, service)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] >= pre_stop + settings.drain_timeout_s + 5
+    assert pod["terminationGracePeriodSeconds"] >= pre_stop + settings.drain_delay_s + settings.drain_timeout_s + 5
 
 
 @each

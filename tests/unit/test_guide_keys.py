@@ -25,6 +25,10 @@ TESTS = {
     "hot_reload": (SUPERVISION, "test_hot_reload_and_api_reload_start_again_what_a_change_touches"),
     "auto_restart": (SUPERVISION, "test_a_service_that_dies_is_started_again_only_if_auto_restart_is_on"),
     "data_dir": (CONFIG, "test_the_database_lies_in_the_data_folder_unless_a_url_says_otherwise"),
+    "drain_delay_s": (
+        "tests/contract/test_gateway_process.py",
+        "test_a_gateway_that_is_to_stop_says_so_for_a_while_before_it_takes_nothing_new",
+    ),
     "drain_timeout_s": (
         "tests/contract/test_gateway_process.py",
         "test_sigterm_ends_streams_lets_requests_finish_and_exits_with_0",

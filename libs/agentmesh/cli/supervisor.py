@@ -185,7 +185,8 @@ class Supervisor:
         if process is None or process.poll() is not None:
             return
         process.send_signal(signal.SIGTERM)
-        end = time.monotonic() + self.settings.drain_timeout_s + _KILL_GRACE_S
+        settings = self.settings
+        end = time.monotonic() + settings.drain_delay_s + settings.drain_timeout_s + _KILL_GRACE_S
         while process.poll() is None:
             if time.monotonic() > end:
                 process.kill()

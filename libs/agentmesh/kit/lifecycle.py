@@ -185,6 +185,8 @@ async def _serve(role: str, settings: Settings, build: Build) -> None:
         log.info("draining", role=role)
         await health.drain()
         checking.cancel()
+        if role in names.PUBLIC_ROLES:
+            await asyncio.sleep(settings.drain_delay_s)
         if built.drain is not None:
             await built.drain()
         await server.stop(settings.drain_timeout_s if built.grace_s is None else built.grace_s)

@@ -223,6 +223,9 @@ class Settings(Section):
     """Relative to the working directory, as every path here."""
     insecure_dev: bool = False
     """Allow listening beyond loopback without TLS and authentication."""
+    drain_delay_s: Annotated[float, Field(ge=0, le=600)] = 0
+    """After SIGTERM, how long a router or gateway says that it is not ready before it takes nothing new: as long as
+    proxies and load balancers need to notice."""
     drain_timeout_s: Seconds = 30
     """How long running calls may go on after SIGTERM."""
     database: Database = Database()
