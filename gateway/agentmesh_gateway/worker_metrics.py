@@ -20,6 +20,7 @@ _OWN = (
     names.DEPENDENCY_UP,
     names.DISK_BYTES,
     names.DISK_FREE_BYTES,
+    names.MEMORY_BYTES,
     names.MEMORY_LIMIT_BYTES,
 )
 _ADDED = (

@@ -37,3 +37,27 @@ def _memory_of_the_machine() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows
         return 0
+
+
+def memory_used(proc: Path = Path("/proc")) -> int:
+    """Return the resident bytes of this process and of all that it started; 0 where the system doesn't tell."""
+    parents: dict[int, int] = {}
+    pages: dict[int, int] = {}
+    for folder in proc.glob("[0-9]*"):
+        try:
+            # The name in brackets, which may hold anything, comes before: state, parent, and in the 22nd place pages.
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parents[int(folder.name)], pages[int(folder.name)] = int(fields[1]), int(fields[21])
+        except (OSError, ValueError, IndexError):  # it has just ended
+            continue
+    family = {os.getpid()}
+    grown = True
+    while grown:
+        children = {pid for pid, parent in parents.items() if parent in family} - family
+        family |= children
+        grown = bool(children)
+    return sum(pages.get(pid, 0) for pid in family) * _page_size()
+
+
+def _page_size() -> int:
+    return os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0

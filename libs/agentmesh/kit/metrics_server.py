@@ -8,13 +8,14 @@ from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 
 from agentmesh import __version__
 from agentmesh.kit import names, telemetry
-from agentmesh.kit.machine import memory_limit
+from agentmesh.kit.machine import memory_limit, memory_used
 from agentmesh.kit.rpc_server import PortInUse
 from agentmesh.kit.settings import Settings
 
 _build = telemetry.gauge(names.BUILD_INFO, "Always 1; the release is in the label", ("role", "version"))
 _disk = telemetry.gauge(names.DISK_BYTES, "Size of the file system that holds data_dir")
 _disk_free = telemetry.gauge(names.DISK_FREE_BYTES, "What is free there for this user")
+_memory = telemetry.gauge(names.MEMORY_BYTES, "Resident memory of the process and of those that it started")
 _memory_limit = telemetry.gauge(names.MEMORY_LIMIT_BYTES, "Memory that the container may take, else the machine's")
 
 
@@ -44,6 +45,7 @@ def describe_process(role: str, settings: Settings) -> None:
     folder = settings.data_dir
     _disk.set_function(lambda: _usage(folder)[0])
     _disk_free.set_function(lambda: _usage(folder)[1])
+    _memory.set_function(memory_used)
     _memory_limit.set(memory_limit())
 
 
