@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from agentmesh.api.task.v1 import task_service_pb2 as pb
-from agentmesh.kit import telemetry
+from agentmesh.kit import telemetry, trace_context
 from agentmesh.kit.errors import InvalidRequest, MeshError, NotFound
 from agentmesh.kit.ids import is_id
 from agentmesh.kit.rpc_server import Call
@@ -102,9 +102,12 @@ class TaskApi:
 
     async def retry_task(self, request: pb.RetryTaskRequest, call: Call) -> pb.RetryTaskResponse:
         """Submit an ended task anew."""
+        old, traceparent = await self._engine.storage.get_task_and_trace(call.tenant, known_id(request.task_id))
+        if traceparent:
+            call.link(trace_context.child_context(traceparent, trace_context.attempt_span_id(old.id, old.attempt)))
         accepted = await self._engine.retry(
             call.tenant,
-            known_id(request.task_id),
+            old,
             request.request_id,
             call.traceparent,
             inherit_journal=request.inherit_journal,

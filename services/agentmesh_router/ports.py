@@ -27,6 +27,9 @@ class Storage(Protocol):
     async def get_task(self, tenant: str, task_id: str) -> task_pb2.Task:
         """Return a task."""
 
+    async def get_task_and_trace(self, tenant: str, task_id: str) -> tuple[task_pb2.Task, str]:
+        """Return a task and the trace context that it was submitted in."""
+
     async def list_tasks(
         self, tenant: str, request: task_service_pb2.ListTasksRequest
     ) -> task_service_pb2.ListTasksResponse:

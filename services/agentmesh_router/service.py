@@ -114,16 +114,15 @@ class TaskEngine:
         return result.task
 
     async def retry(
-        self, tenant: str, task_id: str, request_id: str, traceparent: str, *, inherit_journal: bool
+        self, tenant: str, old: task_pb2.Task, request_id: str, traceparent: str, *, inherit_journal: bool
     ) -> Accepted:
         """Submit an ended task anew."""
-        old = await self.storage.get_task(tenant, task_id)
         if old.state not in TERMINAL:
             raise WrongState("the task has not ended yet", reason="TASK_NOT_ENDED")
         old.spec.ClearField("start_time")
         self.check_open()
         return await self._acceptor.accept(
-            tenant, request_id, old.spec, traceparent, retry_of=task_id, inherit_journal=inherit_journal
+            tenant, request_id, old.spec, traceparent, retry_of=old.id, inherit_journal=inherit_journal
         )
 
     async def spawn(self, link: RunnerLink, spawn: runner_pb.SpawnChild) -> None:

@@ -128,7 +128,8 @@ class TaskStoreApi:
 
     async def get_task(self, request: pb.GetTaskRequest, call: Call) -> pb.GetTaskResponse:
         """Return a task."""
-        return pb.GetTaskResponse(task=wire.to_task(await self._store.get_task(request.tenant, request.task_id)))
+        task = await self._store.get_task(request.tenant, request.task_id)
+        return pb.GetTaskResponse(task=wire.to_task(task), traceparent=task.traceparent)
 
     async def list_tasks(self, request: pb.ListTasksRequest, call: Call) -> pb.ListTasksResponse:
         """Return a page of tasks."""

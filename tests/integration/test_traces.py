@@ -139,6 +139,19 @@ async def test_an_attempt_is_linked_with_the_one_before_it(traced: Traced) -> No
     assert [span.parent_span_id for span in tools] == [first.span_id]  # the second attempt found it in its journal
 
 
+async def test_a_task_that_is_tried_again_is_linked_with_the_old_one(traced: Traced) -> None:
+    async with AsyncClient(traced.mesh.router) as client:
+        old = await client.run("echo", "first")
+        assert old.task_id
+        new = await client.retry(old.task_id)
+    spans = await traced.spans(f"{ROUTER}/RetryTask")
+    [retried] = [span for span in spans if span.name == f"{ROUTER}/RetryTask"]
+    [link] = retried.links
+    assert link.span_id.hex() == attempt_span_id(old.task_id, 1)
+    assert link.trace_id != retried.trace_id
+    assert new.retry_of == old.task_id
+
+
 async def test_spans_of_what_is_cancelled_end(traced: Traced) -> None:
     async with AsyncClient(traced.mesh.router) as client:
         task = await client.submit("echo", "late", parameters={"delay_ms": 60_000})

@@ -188,9 +188,12 @@ class GrpcStorage:
 
     async def get_task(self, tenant: str, task_id: str) -> task_pb2.Task:
         """See Storage."""
+        return (await self.get_task_and_trace(tenant, task_id))[0]
+
+    async def get_task_and_trace(self, tenant: str, task_id: str) -> tuple[task_pb2.Task, str]:
+        """See Storage."""
         answer = await self._unary("GetTask", pb.GetTaskRequest(tenant=tenant, task_id=task_id))
-        task: task_pb2.Task = answer.task
-        return task
+        return answer.task, answer.traceparent
 
     async def list_tasks(
         self, tenant: str, request: task_service_pb2.ListTasksRequest
