@@ -19,7 +19,7 @@ from agentmesh_runner.adapters.proxies import Proxies
 from tests.support.serving import serving
 
 KEYRING = Keyring("for tests")
-TOKEN = KEYRING.sign(TaskClaims("acme", "task", 1, time.time() + 600))
+TOKEN = KEYRING.sign(TaskClaims("acme", "task", 1, time.time() + 86_400))
 KEYS = [f"task/{number}" for number in range(40)]
 
 
