@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROTOS := $(shell find protos/agentmesh -name '*.proto' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up tools small-tools test check check-deploy bench chaos planted promises proto lock clean
+.PHONY: help install demo up tools small-tools test check check-deploy bench chaos planted promises proto reference lock clean
 
 KILLS := 200
 
@@ -43,6 +43,7 @@ check: install ## format, lint, types, import walls, contract
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	sh protos/generate.sh $(BIN) --check
+	$(BIN)/python docs/reference/write.py --check
 	$(BIN)/mypy
 
 check-deploy: install small-tools ## check what deploys and observes the mesh, with the tools that read it
@@ -63,6 +64,9 @@ promises: install ## time what is promised in seconds
 
 proto: install ## write the generated code anew
 	sh protos/generate.sh $(BIN)
+
+reference: install ## write docs/reference/configuration.md and configs/schema.json anew
+	$(BIN)/python docs/reference/write.py
 
 lock: install ## resolve the dependencies anew
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

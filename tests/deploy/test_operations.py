@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -10,11 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-from pydantic import BaseModel
-
 from agentmesh.client import Client, Result
-from agentmesh.kit.settings import Settings
+from tests.deploy import page_names
 from tests.deploy.monitoring import MONITORING, ROOT, RULES
 from tests.support.deploy_tools import tool
 from tests.support.markdown import Block, blocks_of
@@ -132,53 +128,15 @@ def assert_kept(mesh: Mesh, before: Result, folder: Path) -> None:
     assert hashlib.sha256(kept.read_bytes()).hexdigest() == artifact.sha256
 
 
-# Names of others: PostgreSQL's, gRPC's, and words for kinds of names.
-_ELSEWHERE = {"max_connections", "synchronous_commit", "archive_mode", "pg_basebackup", "lower_case"}
-_ELSEWHERE |= {code.name.lower() for code in grpc.StatusCode}
-_VARIABLES = {
-    "OPENAI_API_KEY",
-    "ANTHROPIC_API_KEY",
-    "DATABASE_URL",
-    "RESTORED_URL",
-    "RESTORED_DIR",
-    "AGENTMESH_DATA_DIR",
-}
-_VARIABLES |= {"NAME_FILE", "UPPER_CASE"}
-
-
 def test_log_events_reasons_and_metrics_of_the_page_are_in_the_code() -> None:
-    code = "\n".join(
-        file.read_text(encoding="utf-8")
-        for folder in ("libs", "services", "gateway")
-        for file in (ROOT / folder).rglob("*.py")
-    )
-    names = set(re.findall(r"`([a-z][a-z0-9]*(?:_[a-z0-9]+)+)`", _TEXT)) - _ELSEWHERE - set(Settings.model_fields)
-    assert [name for name in sorted(names) if f'"{name}"' not in code] == []
-    reasons = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", _TEXT)) - _VARIABLES
-    assert [reason for reason in sorted(reasons) if f'"{reason}"' not in code] == []
+    assert page_names.unknown_names(_TEXT) == []
+    assert page_names.unknown_reasons(_TEXT, elsewhere=frozenset({"RESTORED_URL", "RESTORED_DIR"})) == []
 
 
-def test_settings_of_the_page_are_there() -> None:
-    found = [
-        pair for pair in re.findall(r"`([a-z]+)\.([a-z_]+)`", _TEXT) if pair[1] not in ("yml", "yaml", "conf", "db")
-    ]
-    assert len(found) > 15
-    for section, key in found:
-        kind = Settings.model_fields[section].annotation
-        assert isinstance(kind, type)
-        assert issubclass(kind, BaseModel)
-        assert key in kind.model_fields, f"{section}.{key}"
+def test_settings_and_variables_of_the_page_are_there() -> None:
+    assert page_names.unknown_settings(_TEXT) == []
+    assert page_names.unknown_variables(_TEXT) == []
 
 
 def test_links_and_anchors_of_the_page_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)]+)\)", _TEXT)
-    assert targets
-    for target in targets:
-        page, _, anchor = target.partition("#")
-        text = (_PAGE.parent / page).read_text(encoding="utf-8") if page else _TEXT
-        headings = {
-            re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
-            for line in text.splitlines()
-            if line.startswith("#")
-        }
-        assert not anchor or anchor in headings, target
+    assert page_names.broken_links(_PAGE) == []

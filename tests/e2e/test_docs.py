@@ -76,7 +76,7 @@ class ProductionReader:
 
     def run(self, block: Block) -> str:
         """Run a block and return what it printed."""
-        code = block.code
+        code = block.code if block.language == "python" else f"{_PORTS_OF_A_READER}\n{block.code}"
         for shown, real in self._urls.items():
             code = code.replace(shown, real)
         code = _PORT.sub(lambda match: self._ports[match[0]], code)
@@ -94,6 +94,11 @@ class ProductionReader:
         self.terminal.close()
 
 
+# What a reader has who sets nothing; Terminal's would have others.
+_PORTS_OF_A_READER = "export " + " ".join(
+    f"AGENTMESH_SERVICES__{role.upper()}__PORT={port}"
+    for role, port in (("router", 50051), ("runner", 50052), ("llm", 50053), ("storage", 50054), ("gateway", 8000))
+)
 _PORT = re.compile(r"\b(?:50\d{3}|80\d0|9[01]\d\d)\b")
 
 

@@ -12,7 +12,8 @@ from tests.support.go_tools import go_tool
 from tests.support.markdown import Block, Terminal, blocks_of, says
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKS = blocks_of(ROOT / "README.md")
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+BLOCKS = blocks_of(README)
 # The first use of grpcurl builds it.
 pytestmark = pytest.mark.timeout(300)
 
@@ -28,6 +29,11 @@ RUN = {
     "curl -sN": '"state":"TASK_STATE_COMPLETED"',
     "from openai import": "Offline model: Rivers carry water.",
 }
+
+
+def links_of(page: Path) -> list[str]:
+    """Return where a page's links within the repository lead, in order."""
+    return re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +81,23 @@ def test_the_readme_has_every_block_that_is_promised() -> None:
     assert [marker for marker in RUN if not any(marker in block.code for block in BLOCKS)] == []
 
 
-def test_links_lead_to_files_that_are_there() -> None:
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", [README, CHINESE], ids=lambda page: page.name)
+def test_links_lead_to_files_that_are_there(page: Path) -> None:
+    targets = links_of(page)
     assert len(targets) > 5
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_chinese_readme_has_the_same_blocks_which_are_run_once_for_both() -> None:
+    english = [(block.language, block.code, block.output) for block in BLOCKS]
+    assert [(block.language, block.code, block.output) for block in blocks_of(CHINESE)] == english
+
+
+def test_the_chinese_readme_has_the_same_parts_tables_and_links() -> None:
+    def shape(page: Path) -> list[str]:
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        return re.findall(r"^(#+|\|)(?= )", text, re.MULTILINE)
+
+    assert shape(CHINESE) == shape(README)
+    assert (links_of(README)[0], links_of(CHINESE)[0]) == (CHINESE.name, README.name)
+    assert set(links_of(CHINESE)[1:]) == set(links_of(README)[1:])

@@ -74,6 +74,7 @@ def test_tasks_and_models_work_over_tls_all_the_way(encrypted: Encrypted) -> Non
 def test_the_operators_commands_find_the_mesh_over_tls(encrypted: Encrypted) -> None:
     ready = encrypted.command("health", "--json")
     assert (ready.returncode, json.loads(ready.stdout)) == (0, dict.fromkeys(ROLES, "SERVING"))
+    assert encrypted.command("doctor").returncode == 0
     listed = encrypted.command("keys", "list")
     assert listed.returncode == 0, listed.stderr
 

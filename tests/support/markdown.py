@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
+from agentmesh.kit import names
 from tests.support.ports import free_ports
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_METRICS_PORT = re.compile(r"\b909([0-4])\b")
 _RUN_TIMEOUT_S = 50.0
 # What differs from run to run, and from machine to machine.
 _VARYING = (
@@ -83,7 +86,10 @@ class Terminal:
             **{k: v for k, v in os.environ.items() if not k.startswith(("AGENTMESH_", "OPENAI_", "ANTHROPIC_"))},
             "PYTHONUNBUFFERED": "1",
             "AGENTMESH_ADDRESS": f"127.0.0.1:{self._first_port}",
-            "AGENTMESH_SERVICES__LLM__PORT": str(self._first_port + 2),
+            **{
+                f"AGENTMESH_SERVICES__{role.upper()}__{kind}": str(self._first_port + number)
+                for number, (kind, role) in enumerate(product(("PORT", "METRICS_PORT"), names.ROLES))
+            },
             "AGENTMESH_LOGGING__CONSOLE": "false",
             "AGENTMESH_DRAIN_TIMEOUT_S": "5",
         }
@@ -92,6 +98,11 @@ class Terminal:
     def add_to_path(self, folder: Path) -> None:
         """Let commands in a folder be found before all others."""
         self._environment["PATH"] = f"{folder}{os.pathsep}{self._environment['PATH']}"
+
+    @property
+    def first_port(self) -> int:
+        """Return the router's port; the other services have the next four, their metrics the five after."""
+        return self._first_port
 
     def start(self, command: str) -> str:
         """Start the mesh by a command such as `agentmesh up`, and return what it says when it is up."""
@@ -139,4 +150,5 @@ class Terminal:
 
     def _here(self, code: str) -> str:
         code = code.replace(".venv/bin/", "").replace("localhost:8000", f"127.0.0.1:{self._first_port + 4}")
-        return code.replace("127.0.0.1:50051", f"127.0.0.1:{self._first_port}")
+        code = code.replace("127.0.0.1:50051", f"127.0.0.1:{self._first_port}")
+        return _METRICS_PORT.sub(lambda match: str(self._first_port + 5 + int(match[1])), code)

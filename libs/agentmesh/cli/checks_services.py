@@ -6,6 +6,7 @@ import urllib.parse
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from agentmesh.cli import probing
 from agentmesh.cli.checks_here import Check
 from agentmesh.client import AsyncClient
 from agentmesh.kit import lifecycle, names, rpc_client
@@ -54,25 +55,17 @@ async def _grpc_service(settings: Settings, role: str) -> Check:
 
 
 async def _gateway(settings: Settings) -> Check:
-    """Ask the gateway's health route, in the little HTTP that this takes."""
+    """Ask the gateway whether it is ready, over TLS if it speaks that."""
     address = settings.services.gateway.addresses[0]
     if not await _listens(address):
         return Check(names.GATEWAY, "failed", f"nothing listens on {address}", _START)
-    host, _, port = address.rpartition(":")
     started = time.perf_counter()
-    try:
-        async with asyncio.timeout(_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-            writer.write(f"GET /health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
-            words = (await reader.readline()).decode("latin-1").split()
-            writer.close()
-    except (OSError, TimeoutError, ValueError) as error:
-        return Check(names.GATEWAY, "failed", f"{address} does not answer: {type(error).__name__}", "see its log")
-    if len(words) < 2 or words[1] != "200":
-        status = words[1] if len(words) > 1 else "no HTTP"
-        return Check(
-            names.GATEWAY, "failed", f"{address} says {status}", "see its log; the router must be SERVING first"
-        )
+    answer = await probing.ask(settings, names.GATEWAY, timeout_s=_TIMEOUT_S, address=address)
+    if answer == "UNREACHABLE":
+        return Check(names.GATEWAY, "failed", f"{address} does not answer", "see its log")
+    if answer != probing.SERVING:
+        advice = "see its log; the router must be SERVING first"
+        return Check(names.GATEWAY, "failed", f"{address} says {answer}", advice)
     return _timed(names.GATEWAY, f"{address} is ready", (time.perf_counter() - started) * 1000)
 
 

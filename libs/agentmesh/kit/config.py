@@ -139,6 +139,10 @@ def json_schema() -> dict[str, Any]:
     section = Settings.model_json_schema()
     definitions = section.pop("$defs")
     environment = section["properties"].pop("environment")
+    for definition in (section, *definitions.values()):
+        for field in definition["properties"].values():
+            if "$ref" in field:  # what a section is by default, its keys say: and this would hold this machine's name
+                field.pop("default", None)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "agentmesh configuration",

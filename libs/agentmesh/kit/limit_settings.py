@@ -11,6 +11,7 @@ class TenantLimits(Section):
     """What one tenant may have; 0 means no bound."""
 
     tenant: Name
+    """Whose limits these are."""
     weight: Annotated[int, Field(ge=1, le=100)] = 1
     """Its share of the slots beside other tenants that wait."""
     max_running: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -27,14 +28,18 @@ class AgentLimit(Section):
     """How much of one agent runs at once."""
 
     agent: Name
+    """The agent's name."""
     max_running: Count
+    """Its tasks that run at once, over the whole mesh and all tenants."""
 
 
 class LabelLimit(Section):
     """How many tasks of a tenant with one and the same value of a label run at once."""
 
     label: Annotated[str, Field(min_length=1, max_length=63)]
+    """The label's name."""
     max_running: Count
+    """Tasks with one and the same value of it that run at once."""
 
 
 class Limits(Section):
@@ -43,8 +48,11 @@ class Limits(Section):
     default: TenantLimits = TenantLimits(tenant="default")
     """For tenants that `tenants` does not name; its own `tenant` says nothing."""
     tenants: tuple[TenantLimits, ...] = ()
+    """Tenants that get something else than the others."""
     agents: tuple[AgentLimit, ...] = ()
+    """Agents that are bounded."""
     labels: tuple[LabelLimit, ...] = ()
+    """Labels whose values are bounded."""
     target_delay_s: Annotated[float, Field(gt=0, le=60)] = 0.1
     """When submits wait longer than this for their commit, some are refused, the loudest tenant's first."""
 

@@ -17,10 +17,15 @@ class ProviderPool(Section):
     """One provider's HTTP connections and their deadlines."""
 
     connections: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Connections, at most."""
     per_host: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Of them to one host."""
     dns_ttl_s: Seconds = 300
+    """How long an address is remembered."""
     keep_alive_s: Seconds = 30
+    """How long a connection is kept that nobody uses."""
     connect_timeout_s: Seconds = 10
+    """For making a connection, TLS included."""
     total_timeout_s: Seconds = 600
     """For a call that is not a stream: long answers take minutes."""
     idle_timeout_s: Seconds = 60
@@ -45,16 +50,21 @@ class Provider(Section):
     """A server that answers model calls, and the models it is asked for."""
 
     name: Name
+    """What models are called by, as in NAME/MODEL; in metrics and usage, too."""
     kind: Literal["openai_compatible", "anthropic", "offline"] = "openai_compatible"
+    """Which language it speaks; offline is the built-in model that needs no network."""
     base_url: ProviderUrl | None = None
     """Up to and with the version, as in `http://127.0.0.1:11434/v1`; by default Anthropic's own for kind anthropic."""
     api_key: Credential | None = None
+    """What it wants to see; write `${NAME}` and give the variable, not the key itself."""
     api: Literal["chat_completions", "responses"] = "chat_completions"
     """In which of OpenAI's two forms a server of kind openai_compatible is asked for answers."""
     transport: Literal["http", "sdk"] = "http"
     """Over our own connections, or through the vendor's Python library, which the extra `sdk` installs."""
     models: Names = ()
+    """Asked for answers."""
     embedding_models: Names = ()
+    """Asked for vectors."""
     embedding_batch: Annotated[int, Field(ge=1, le=2048)] = 256
     """Texts in one call for embeddings, at most."""
     rerank_models: Names = ()
@@ -115,6 +125,7 @@ class ModelAlias(Section):
     """A name of your own for models at one or several providers, which share the calls."""
 
     name: Name
+    """What callers ask for."""
     models: Annotated[Names, Field(min_length=1)]
     """Ids of models, PROVIDER/MODEL or as `agentmesh models` lists them; the least loaded that works is asked."""
     fallbacks: Names = ()
@@ -148,6 +159,7 @@ class Llm(Section):
     """The providers in order of preference; one of kind offline is always there, last unless placed."""
 
     providers: Annotated[tuple[Provider, ...], AfterValidator(_with_offline)] = ()
+    """Servers in order of preference; without any, those that the environment has keys for."""
     aliases: tuple[ModelAlias, ...] = ()
     """Names that stand for models; such a name may be that of a model, which it then hides."""
     default_model: str = Field(default_factory=_first_model)

@@ -4,18 +4,22 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from agentmesh.kit.setting_types import ADDRESS, WILDCARDS, Addresses, Credential, Host, Port, Section, joined, listed
+
+# Described once, because a field that is given another default loses its docstring.
+ListenPort = Annotated[Port, Field(description="Where calls come in; 0 lets the system choose.")]
+MetricsPort = Annotated[Port, Field(description="Where Prometheus reads, in plain HTTP; 0 lets the system choose.")]
 
 
 class Endpoint(Section):
     """Where one service listens and where the others find it."""
 
     host: Host = "127.0.0.1"
-    port: Port
-    """0 lets the system choose."""
-    metrics_port: Port
+    """Where to listen; `0.0.0.0` for every network."""
+    port: ListenPort
+    metrics_port: MetricsPort
     health_port: Port | None = None
     """Where the health protocol alone is served without TLS, for probes that can't do more; nowhere unless set."""
     address: Addresses = ()
@@ -62,36 +66,36 @@ class Endpoint(Section):
 class RouterEndpoint(Endpoint):
     """The public gRPC face."""
 
-    port: Port = 50051
-    metrics_port: Port = 9090
+    port: ListenPort = 50051
+    metrics_port: MetricsPort = 9090
 
 
 class RunnerEndpoint(Endpoint):
     """Where routers reach the agents."""
 
-    port: Port = 50052
-    metrics_port: Port = 9091
+    port: ListenPort = 50052
+    metrics_port: MetricsPort = 9091
 
 
 class LlmEndpoint(Endpoint):
     """Where runners reach the models."""
 
-    port: Port = 50053
-    metrics_port: Port = 9092
+    port: ListenPort = 50053
+    metrics_port: MetricsPort = 9092
 
 
 class StorageEndpoint(Endpoint):
     """Where routers reach tasks, runners artifacts."""
 
-    port: Port = 50054
-    metrics_port: Port = 9093
+    port: ListenPort = 50054
+    metrics_port: MetricsPort = 9093
 
 
 class GatewayEndpoint(Endpoint):
     """The HTTP edge."""
 
-    port: Port = 8000
-    metrics_port: Port = 9094
+    port: ListenPort = 8000
+    metrics_port: MetricsPort = 9094
     behind: Annotated[
         tuple[Literal["router", "runner", "llm", "storage"], ...],
         BeforeValidator(listed, json_schema_input_type=str | list[str]),
@@ -113,6 +117,7 @@ class Tls(Section):
     cert: Path | None = None
     """What listeners show, with `key`; within the mesh also what callers show, where they are asked."""
     key: Path | None = None
+    """The private key of `cert`."""
     ca: Path | None = None
     """Who signed the certificates of the mesh. Services call each other over TLS as soon as it is set."""
     verify_clients: bool = False

@@ -38,6 +38,7 @@ class Database(Section):
     create_tables: bool = False
     """Apply missing migrations when storage starts; otherwise only `agentmesh migrate` does."""
     pool_size: Count = 20
+    """Connections of one storage process; with max_overflow, the most it takes. Idle ones are closed."""
     max_overflow: Annotated[int, Field(ge=0, le=1_000_000)] = 30
     """Connections beyond pool_size under load."""
     pool_timeout: Seconds = 30
@@ -57,8 +58,11 @@ class Cache(Section):
     """Where answers are cached and limits are counted."""
 
     backend: Literal["memory", "redis"] = "memory"
+    """Each process for itself, or Redis for all of them; Redis then carries news between storages, too."""
     url: RedisUrl | None = None
+    """`redis://…`, over TLS `rediss://…`; needed for backend redis."""
     pool_size: Count = 10
+    """Connections to Redis that a process has for each of its uses, at most."""
     ttl: Seconds = 300
     """Seconds an entry lives."""
     max_bytes: Annotated[int, Field(ge=0, le=1_099_511_627_776)] = 67_108_864
@@ -76,12 +80,15 @@ class Logging(Section):
     """What is logged, where to and in which form."""
 
     level: Level = "INFO"
+    """What is less important is not logged."""
     console: bool = True
+    """Write to stderr."""
     file: FileSwitch = False
     """True for a file per service in `logs` of `data_dir`, or the path of the file."""
     structured: bool = False
     """Write JSON whatever `format` says."""
     format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object each."""
     max_bytes: Annotated[int, Field(ge=0, le=1_099_511_627_776)] = 104_857_600
     """A file that would grow beyond it is put aside under a number, and begun anew; 0 lets it grow."""
     backups: Annotated[int, Field(ge=0, le=1000)] = 5
@@ -94,7 +101,9 @@ class Api(Section):
     """The HTTP edge; host and port are the same as those of `services.gateway`."""
 
     host: Host = "127.0.0.1"
+    """Where to listen; `0.0.0.0` for every network."""
     port: Port = 8000
+    """0 lets the system choose."""
     reload: bool = False
     """Let `up` start the gateway again when its code or the configuration file changes."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
@@ -113,6 +122,7 @@ class ApiKey(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """In lower-case hexadecimal; the key itself is written nowhere."""
     tenant: Name
+    """Whose tasks, artifacts and budgets it is for."""
     scopes: frozenset[Literal["read", "write", "models"]] = frozenset(("read", "write", "models"))
     """What it may do: see tasks, schedules and artifacts; submit and change them; ask models through the gateway."""
 
@@ -134,12 +144,14 @@ class Security(Section):
     reflection: bool = False
     """Tell clients which services and messages there are."""
     api_keys: tuple[ApiKey, ...] = ()
+    """What clients may show as bearer token."""
 
 
 class Monitoring(Section):
     """What a service shows of itself."""
 
     metrics: bool = True
+    """Serve `/metrics` at each service's `metrics_port`."""
     tracing: bool = False
     """Send spans over OTLP (gRPC)."""
     otlp_endpoint: OtlpUrl | None = None
@@ -197,10 +209,13 @@ class Tasks(Section):
     """What a task gets that doesn't ask for something else, and the router's bounds."""
 
     default_timeout_s: Seconds = 3600
+    """For a task that names no timeout; over all its attempts."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     """Failures after which a task is FAILED."""
     initial_backoff_s: Seconds = 1
+    """The wait after the first failure; doubled after each other one."""
     max_backoff_s: Seconds = 60
+    """The longest wait between two attempts."""
     lease_ttl_s: Seconds = 15
     """After so long without renewal a runner's tasks are given to another."""
     queue_limit: Count = 10_000

@@ -17,6 +17,7 @@ class ModelPrice(Section):
     models: Annotated[str, Field(min_length=1, max_length=512)]
     """PROVIDER/MODEL with `*` for any characters; the first price whose models fit counts."""
     input_usd: Usd
+    """What goes to the model."""
     output_usd: Usd = 0
     """0 for models that write nothing, such as those that make embeddings."""
     cached_input_usd: Usd | None = None
@@ -33,6 +34,7 @@ class SpendLimits(Section):
     budget_month_usd: Budget = 0
     """By the calendar, UTC."""
     requests_per_minute: PerMinute = 0
+    """Calls; over all llm-proxies with Redis."""
     tokens_per_minute: PerMinute = 0
     """Input and output together."""
 
@@ -41,6 +43,7 @@ class TenantSpendLimits(SpendLimits):
     """The limits of one tenant, whichever of its keys is used."""
 
     tenant: Name
+    """Whose limits these are."""
 
 
 class Spending(Section):
@@ -49,6 +52,7 @@ class Spending(Section):
     default: SpendLimits = SpendLimits()
     """For tenants that `tenants` does not name."""
     tenants: tuple[TenantSpendLimits, ...] = ()
+    """Tenants that get something else than the others."""
     assumed_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     """Set aside for a running answer whose request gives no bound."""
     flush_s: Annotated[float, Field(ge=0.05, le=60)] = 0.5
