@@ -19,6 +19,7 @@ CODE = "\n".join(
 # Names of others: PostgreSQL's, gRPC's, and words for kinds of names.
 _ELSEWHERE = {"max_connections", "synchronous_commit", "archive_mode", "pg_basebackup", "lower_case"}
 _ELSEWHERE |= {code.name.lower() for code in grpc.StatusCode}
+_VARIABLE = re.compile(r"\bAGENTMESH_[A-Z0-9_]*[A-Z0-9]\b")
 _FILES = ("yml", "yaml", "conf", "db", "md", "py", "json", "sh", "env", "crt", "key")
 _VARIABLES = {"OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "DATABASE_URL"}
 _VARIABLES |= {"REDIS_URL", "NAME_FILE", "UPPER_CASE"}
@@ -53,9 +54,10 @@ def unknown_settings(text: str) -> list[str]:
 
 
 def unknown_variables(text: str) -> list[str]:
-    """Return the variables that begin with AGENTMESH_ and set no key."""
-    found = set(re.findall(r"\bAGENTMESH_[A-Z0-9_]*[A-Z0-9]\b", text)) - _OF_CLIENTS
-    return sorted(name for name in found if not _is_key(name.removesuffix("_FILE").removeprefix("AGENTMESH_")))
+    """Return the variables that begin with AGENTMESH_ and set no key; those that errors name are not looked at."""
+    text = re.sub(r"^```log$.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    paths = {name.removeprefix("AGENTMESH_") for name in set(_VARIABLE.findall(text)) - _OF_CLIENTS}
+    return sorted(path for path in paths if not (_is_key(path) or _is_key(path.removesuffix("_FILE"))))
 
 
 def broken_links(page: Path) -> list[str]:

@@ -135,12 +135,12 @@ def test_models_are_listed_and_answer_as_the_page_asks_them(reader: Reader) -> N
 
 
 def test_memory_of_every_service_is_told_where_the_machine_tells_it(reader: Reader) -> None:
-    (asks,) = [block for block in SHELL if "process_resident_memory_bytes" in block.code]
+    (asks,) = [block for block in SHELL if "agentmesh_memory" in block.code]
     printed = reader.terminal.run(asks)
     assert printed.count("agentmesh_memory_limit_bytes") == len(names.ROLES)
+    held = [float(line.split()[1]) for line in printed.splitlines() if line.startswith("agentmesh_memory_bytes")]
+    assert len(held) == len(names.ROLES)
     if os.path.isdir("/proc/self"):
-        held = [float(line.split()[1]) for line in printed.splitlines() if line.startswith("process_resident")]
-        assert len(held) == len(names.ROLES)
         assert all(40 * 2**20 < each < 160 * 2**20 for each in held), "the page says about 70 MiB each"
 
 
