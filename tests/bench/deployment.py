@@ -38,8 +38,8 @@ BUILT_IN = Setup(
         "SQLite: embedded, WAL, synchronous=FULL; in both each commit is fsynced before anybody hears of it",
         "features: authentication (an API key on every client call, a service token between services), signed task "
         "tokens, input validation, admission control, rate limiting (no tenant has a bound), metrics, logs (level "
-        "INFO, to files); the llm-proxy alone exports the spans of one trace in ten. Not built yet: "
-        "spans of the other services. Off: TLS, because everything is on loopback",
+        "INFO, to files); the llm-proxy alone exports the spans of one trace in ten. Off: spans of the other services, "
+        "and TLS, because everything is on loopback",
         "settings that are not the defaults: " + ", ".join(f"{name}={value}" for name, value in SETTINGS.items()),
     ),
 )

@@ -79,6 +79,27 @@ def test_the_operators_commands_find_the_mesh_over_tls(encrypted: Encrypted) -> 
     assert listed.returncode == 0, listed.stderr
 
 
+def test_the_python_client_takes_the_authority_from_its_environment(
+    encrypted: Encrypted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTMESH_CA", str(encrypted.authority.ca))
+    with Client(encrypted.mesh.router) as client:
+        assert client.run("echo", "hello").text == "hello"
+
+
+def test_a_file_of_tls_that_is_not_there_is_named_with_its_setting(encrypted: Encrypted) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "agentmesh", "serve", "llm", "--port", "0"],
+        env={**os.environ, **encrypted.variables, "AGENTMESH_SERVICES__TLS__CA": "/nowhere/ca.crt"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "error: services.tls.ca: /nowhere/ca.crt can't be read" in done.stderr
+
+
 @pytest.mark.parametrize("ca", ["file", "system"])
 def test_the_command_trusts_a_file_or_the_authorities_of_the_system(encrypted: Encrypted, ca: str) -> None:
     file = str(encrypted.authority.ca)

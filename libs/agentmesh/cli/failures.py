@@ -48,12 +48,12 @@ def advice_for(error: MeshError) -> str:
     return ""
 
 
-def report(error: MeshError) -> None:
-    """Print an error to standard error: message, fields, advice."""
+def report(error: MeshError, *, of_task: bool = False) -> None:
+    """Print an error to standard error: message, fields, advice; that of a task says nothing of this call."""
     print(f"error: {error.message}", file=sys.stderr)
     for field, description in error.violations:
         print(f"  {field}: {description}", file=sys.stderr)
-    if advice := advice_for(error):
+    if not of_task and (advice := advice_for(error)):
         print(f"  {advice}", file=sys.stderr)
     if isinstance(error, Internal) and (error_id := error.metadata.get("error_id")):
         print(f"  error id: {error_id}", file=sys.stderr)

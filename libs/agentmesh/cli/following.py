@@ -204,5 +204,5 @@ class Follower:
     def _explain(self) -> None:
         note(f"task {self.task_id} is {state_word(self.end.state)}")
         if self.end.HasField("error"):
-            failures.report(from_status(self.end.error))
+            failures.report(from_status(self.end.error), of_task=True)
             note(f"  try again with: agentmesh tasks retry {self.task_id}")

@@ -13,7 +13,7 @@ from agentmesh.api.task.v1 import task_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.client import artifacts
 from agentmesh.client.calls import Caller
-from agentmesh.client.channels import ChannelPool, addresses_from
+from agentmesh.client.channels import ChannelPool, addresses_from, ca_from_environment
 from agentmesh.client.event import Event, events_of
 from agentmesh.client.following import Following
 from agentmesh.client.lane import Lane
@@ -30,8 +30,8 @@ class AsyncClient(ScheduleCalls):
 
     `address` is host:port or several of them, separated by commas or as a list; the next one is used after a
     failure. Without it, $AGENTMESH_ADDRESS or 127.0.0.1:50051. `token` is an API key; without it,
-    $AGENTMESH_TOKEN. With `ca` (a PEM file, or `system` for the authorities that every
-    client knows) calls go over TLS.
+    $AGENTMESH_TOKEN. With `ca` (a PEM file, or `system` for the authorities that every client knows) or with
+    $AGENTMESH_CA, calls go over TLS.
 
     Calls that are safe to repeat are repeated, with jittered waits, while the mesh can't be reached or asks for
     patience (OVERLOADED, RATE_LIMITED): for at most `retry_for_s` seconds without progress, or `first_contact_s` as
@@ -49,7 +49,7 @@ class AsyncClient(ScheduleCalls):
         retry_for_s: float = 60.0,
         first_contact_s: float | None = None,
     ) -> None:
-        self._pool = ChannelPool(addresses_from(address), ca=ca)
+        self._pool = ChannelPool(addresses_from(address), ca=ca or ca_from_environment())
         self._caller = Caller(
             self._pool,
             token=os.environ.get("AGENTMESH_TOKEN", "") if token is None else token,

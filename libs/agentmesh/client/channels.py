@@ -24,6 +24,12 @@ SYSTEM = Path("system")
 """Stands for the authorities that every client knows, in the place of a PEM file."""
 
 
+def ca_from_environment() -> Path | None:
+    """Return what $AGENTMESH_CA names, if it is set."""
+    text = os.environ.get("AGENTMESH_CA")
+    return Path(text) if text else None
+
+
 def _trust(ca: Path | None) -> Trust | None:
     if ca is None:
         return None

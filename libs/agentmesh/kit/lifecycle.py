@@ -123,7 +123,14 @@ def trust_of(settings: Settings) -> Trust | None:
 
 
 def check_exposure(host: str, settings: Settings) -> None:
-    """Refuse to listen beyond this machine without TLS and authentication, unless told to."""
+    """Refuse to listen beyond this machine without TLS and authentication, unless told to.
+
+    Raises MeshError, also for a file of TLS that can't be read.
+    """
+    for name in ("cert", "key", "ca"):
+        file = getattr(settings.services.tls, name)
+        if file is not None and not os.access(file, os.R_OK):
+            raise MeshError(f"services.tls.{name}: {file} can't be read: is it there?", reason="TLS_FILE_MISSING")
     if host in _LOOPBACK or settings.insecure_dev:
         return
     tls = settings.services.tls
