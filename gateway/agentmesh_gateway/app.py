@@ -134,7 +134,7 @@ def serve(settings: Settings) -> None:
 
 async def _serve(settings: Settings, place: Place | None) -> None:
     endpoint = settings.services.gateway
-    lifecycle.check_exposure(endpoint.host, settings)
+    lifecycle.check_listener(endpoint.host, settings)
     stop = lifecycle.stop_on_signals()
     listener = place.open_listener() if place else bind(endpoint.bound_host, endpoint.port)
     async with AsyncExitStack() as stack:
@@ -165,7 +165,7 @@ async def _serve(settings: Settings, place: Place | None) -> None:
 
 async def _keep_workers(settings: Settings) -> None:
     endpoint = settings.services.gateway
-    lifecycle.check_exposure(endpoint.host, settings)
+    lifecycle.check_listener(endpoint.host, settings)
     stop = lifecycle.stop_on_signals()
     listener = bind(endpoint.bound_host, endpoint.port)
     async with AsyncExitStack() as stack:

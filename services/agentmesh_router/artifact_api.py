@@ -8,7 +8,7 @@ import grpc
 from agentmesh.api.artifact.v1 import artifact_service_pb2 as pb
 from agentmesh.api.storage.v1 import artifact_service_pb2 as storage_pb
 from agentmesh.kit import rpc_client
-from agentmesh.kit.errors import InvalidRequest, NotFound, from_rpc_error
+from agentmesh.kit.errors import InvalidRequest, NotFound
 from agentmesh.kit.ids import is_id
 from agentmesh.kit.rpc_server import Call
 
@@ -98,7 +98,7 @@ class ArtifactApi:
                 requests, timeout=call.remaining_s(_TRANSFER_TIMEOUT_S), metadata=self._metadata
             )
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+            raise rpc_client.meant(error) from error
         return answer.artifact
 
     async def _unary(self, method: Any, request: Any, call: Call) -> Any:

@@ -40,16 +40,23 @@ class Source:
 
     def __init__(self) -> None:
         self.error: Exception = RuntimeError(CANARY)
+        self.stops = False
 
     def __getattr__(self, name: str) -> Any:
         async def unary(request: Any, call: Call) -> Any:
+            await self._stop(call)
             raise self.error
 
         return unary
 
     async def watch_task(self, request: Any, call: Call) -> AsyncIterator[Any]:
         yield pb.WatchTaskResponse()
+        await self._stop(call)
         raise self.error
+
+    async def _stop(self, call: Call) -> None:
+        if self.stops:  # what gRPC answers for a server that cancels what it is doing
+            await call.context.abort(grpc.StatusCode.CANCELLED, "")
 
     async def stream_task(self, request: Any, call: Call) -> AsyncIterator[Any]:
         raise self.error
@@ -138,6 +145,14 @@ async def test_three_hops_keep_code_reason_and_details(chain: Chain, sent: error
     assert len(error.metadata["error_id"]) == 16
     if sent.retry_after_s is not None:
         assert dict(received.trailing_metadata() or ())[names.RETRY_PUSHBACK] == str(int(sent.retry_after_s * 1000))
+
+
+@pytest.mark.parametrize("method", ["GetTask", "WatchTask"])
+async def test_a_service_that_cancels_its_calls_because_it_stops_is_unavailable(chain: Chain, method: str) -> None:
+    chain.source.stops = True
+    received = await chain.fails(method)
+    assert received.code() is grpc.StatusCode.UNAVAILABLE
+    assert received.details() == "the service has stopped"
 
 
 @pytest.mark.parametrize("method", ["GetTask", "CancelTask", "WatchTask"])

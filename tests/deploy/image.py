@@ -51,6 +51,7 @@ class Image:
         folders = {**self.folders, "/src": source, **folders}
         environment = {name: text for name, text in os.environ.items() if not name.startswith(("AGENTMESH_", "PYTHON"))}
         environment |= {name: moved(text, folders) for name, text in self.builder.variables().items()}
+        environment.setdefault("UV_SYSTEM_CERTS", "true")  # pip may have its own from its configuration
         environment["PATH"] = f"{self.python / 'bin'}{os.pathsep}{environment['PATH']}"
         return subprocess.run(
             ["sh", "-c", moved(script, folders)],

@@ -122,15 +122,17 @@ def trust_of(settings: Settings) -> Trust | None:
     return Trust(tls.ca, tls.cert, tls.key) if tls.ca else None
 
 
-def check_exposure(host: str, settings: Settings) -> None:
-    """Refuse to listen beyond this machine without TLS and authentication, unless told to.
-
-    Raises MeshError, also for a file of TLS that can't be read.
-    """
+def check_listener(host: str, settings: Settings) -> None:
+    """Raise MeshError if a service may not listen there, or lacks a file that it needs for it."""
+    check_exposure(host, settings)
     for name in ("cert", "key", "ca"):
         file = getattr(settings.services.tls, name)
         if file is not None and not os.access(file, os.R_OK):
             raise MeshError(f"services.tls.{name}: {file} can't be read: is it there?", reason="TLS_FILE_MISSING")
+
+
+def check_exposure(host: str, settings: Settings) -> None:
+    """Refuse to listen beyond this machine without TLS and authentication, unless told to."""
     if host in _LOOPBACK or settings.insecure_dev:
         return
     tls = settings.services.tls
@@ -162,7 +164,7 @@ def stop_on_signals() -> asyncio.Event:
 
 async def _serve(role: str, settings: Settings, build: Build) -> None:
     endpoint = getattr(settings.services, role)
-    check_exposure(endpoint.host, settings)
+    check_listener(endpoint.host, settings)
     stop = stop_on_signals()
     keyring = keyring_of(settings)
     async with AsyncExitStack() as stack:

@@ -1,5 +1,6 @@
 """Reaches other services: channels with the settings that were measured, errors as the peer meant them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import grpc
 
 from agentmesh.kit import names
-from agentmesh.kit.errors import from_rpc_error
+from agentmesh.kit.errors import Canceled, MeshError, Unreachable, from_rpc_error
 from agentmesh.kit.grpc_poller import calm_poller
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -70,12 +71,36 @@ def bearer(token: str) -> Metadata:
     return ((names.AUTHORIZATION, f"Bearer {token}"),)
 
 
+def meant(error: grpc.aio.AioRpcError) -> MeshError:
+    """Return the error that a peer meant.
+
+    A cancellation without a word is none that was asked for here, because who cancels a call does not hear of its end:
+    the peer stopped, and its calls with it.
+    """
+    said = from_rpc_error(error)
+    return _stopped() if isinstance(said, Canceled) and "error_id" not in said.metadata else said
+
+
+def _stopped() -> MeshError:
+    return Unreachable("the service has stopped")
+
+
+def _is_asked_to_stop() -> bool:
+    """Say whether the running task is being cancelled; grpc.aio raises the same for what a peer has cancelled."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 async def unary(method: Any, request: Any, *, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()) -> Any:
     """Make a unary call; raise the MeshError that the peer meant."""
     try:
         return await method(request, timeout=timeout_s, metadata=metadata)
     except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from error
+        raise meant(error) from error
+    except asyncio.CancelledError as error:
+        if _is_asked_to_stop():
+            raise
+        raise _stopped() from error
 
 
 @asynccontextmanager
@@ -90,6 +115,10 @@ async def streaming(
     try:
         yield call
     except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from error
+        raise meant(error) from error
+    except asyncio.CancelledError as error:
+        if _is_asked_to_stop():
+            raise
+        raise _stopped() from error
     finally:
         call.cancel()

@@ -19,6 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from agentmesh.kit import errors, names, telemetry, trace_context
 from agentmesh.kit.auth import Access, Authenticator, Identity, scope_of
 from agentmesh.kit.grpc_poller import calm_poller
+from agentmesh.kit.rpc_client import meant
 from agentmesh.kit.rpc_spans import OpenSpan, RpcSpans
 from agentmesh.kit.tracing import Tracer
 
@@ -239,7 +240,7 @@ class _Wrapper:
         if isinstance(error, grpc.aio.AbortError):
             raise error
         if isinstance(error, grpc.aio.AioRpcError):
-            error = errors.from_rpc_error(error)
+            error = meant(error)
         elif isinstance(error, TimeoutError):
             error = errors.DeadlineExceeded("time is up")
         if not isinstance(error, errors.MeshError):

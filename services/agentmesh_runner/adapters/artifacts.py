@@ -10,7 +10,7 @@ from agentmesh.api.storage.v1 import artifact_service_pb2_grpc as pb_grpc
 from agentmesh.api.types.v1 import types_pb2
 from agentmesh.kit import names, rpc_client
 from agentmesh.kit.backoff import Backoff
-from agentmesh.kit.errors import InvalidRequest, Unreachable, from_rpc_error
+from agentmesh.kit.errors import InvalidRequest, Unreachable
 
 _PIECE = 256 * 1024
 _TIMEOUT_S = 300.0
@@ -63,7 +63,7 @@ class GrpcArtifacts:
         try:
             answer = await stub.CreateArtifact(pieces(), timeout=_TIMEOUT_S, metadata=self._metadata(token))
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+            raise rpc_client.meant(error) from error
         artifact: types_pb2.Artifact = answer.artifact
         return artifact
 
