@@ -11,12 +11,14 @@ from functools import partial
 import uvicorn
 from starlette.types import ASGIApp
 
+from agentmesh.kit.certificates import CertificateFiles
 from agentmesh.kit.rpc_server import PortInUse, Tls
 from agentmesh_gateway.http_protocol import bounded_protocol
 from agentmesh_gateway.settings import Bounds
 
 _BACKLOG = 2048
 _LAST_ANSWER_S = 3600
+_LOOK_S = 1.0
 _CUT_S = 1.0  # for uvicorn to cut what did not end in time
 
 
@@ -110,14 +112,25 @@ async def serve_until(
 
     server.on_enough = partial(on_enough, retire)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    renewing = asyncio.create_task(_renew(server.config, CertificateFiles(tls.cert, tls.key))) if tls else None
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
+        if renewing is not None:
+            renewing.cancel()
         draining.set()
         server.should_exit = True
         # It may have begun to end before, with more patience.
         _, still = await asyncio.wait({serving}, timeout=drain_timeout_s + _CUT_S)
         server.force_exit = bool(still)
         await serving
+
+
+async def _renew(config: uvicorn.Config, files: CertificateFiles) -> None:
+    """Show a new certificate to whoever connects from then on, until cancelled."""
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        if config.ssl is not None and await asyncio.to_thread(files.changed):
+            config.ssl.load_cert_chain(files.cert, files.key)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ class Encrypted:
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder)
         self.certificate = self.authority.sign("localhost", "127.0.0.1")
+        self.client = self.authority.sign("client", name="client")
         first = free_ports(len(ROLES))
         self.health = {role: first + index for index, role in enumerate(ROLES)}
         self.variables: Mapping[str, str] = {
@@ -144,6 +147,39 @@ def test_probes_without_tls_are_answered_on_the_health_port_and_nothing_else_is(
         with pytest.raises(grpc.RpcError) as refused:
             other(b"", timeout=10)
         assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("role", ["router", "llm", "gateway"])
+def test_a_new_certificate_is_shown_without_a_restart_and_a_wrong_one_never(encrypted: Encrypted, role: str) -> None:
+    tls, pid = encrypted.certificate, encrypted.mesh.pid_of(role)
+    before = _shown(encrypted, role)
+    other = encrypted.authority.sign("localhost", "127.0.0.1", name="other")
+    kept = tls.key.read_bytes()
+    tls.key.write_bytes(other.key.read_bytes())  # the certificate is still the old one
+    assert _shown(encrypted, role) == before
+    tls.key.write_bytes(kept)
+    encrypted.authority.sign("localhost", "127.0.0.1")
+    end = time.monotonic() + 20
+    while _shown(encrypted, role) == before:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert encrypted.mesh.pid_of(role) == pid
+    assert encrypted.mesh.restarts(role) == 0
+
+
+def _shown(encrypted: Encrypted, role: str) -> bytes:
+    """Return the certificate that a service shows."""
+    context = ssl.create_default_context(cafile=str(encrypted.authority.ca))
+    context.load_cert_chain(encrypted.client.cert, encrypted.client.key)
+    context.set_alpn_protocols(["http/1.1"] if role == "gateway" else ["h2"])
+    host, _, port = encrypted.mesh.address(role).rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as secure,
+    ):
+        shown = secure.getpeercert(binary_form=True)
+    assert shown is not None
+    return shown
 
 
 def _connects(encrypted: Encrypted, role: str, shown: Certificate | None) -> bool:

@@ -18,6 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from agentmesh.kit import errors, names, telemetry, trace_context
 from agentmesh.kit.auth import Access, Authenticator, Identity, scope_of
+from agentmesh.kit.certificates import CertificateFiles
 from agentmesh.kit.grpc_poller import calm_poller
 from agentmesh.kit.rpc_client import meant
 from agentmesh.kit.rpc_spans import OpenSpan, RpcSpans
@@ -120,17 +121,26 @@ def listen(server: grpc.aio.Server, address: str, tls: Tls | None = None) -> int
     try:
         if tls is None:
             return server.add_insecure_port(address)
-        credentials = grpc.ssl_server_credentials(
-            [(tls.key.read_bytes(), tls.cert.read_bytes())],
-            root_certificates=tls.ca.read_bytes() if tls.ca else None,
-            require_client_auth=tls.ca is not None,
-        )
-        return server.add_secure_port(address, credentials)
+        return server.add_secure_port(address, _credentials(tls))
     except RuntimeError as error:
         raise PortInUse(
             f"can't listen on {address}: is the port in use? Stop what uses it or choose another port",
             reason="PORT_IN_USE",
         ) from error
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Return credentials that follow their files; gRPC asks for news at each handshake."""
+    files = CertificateFiles(tls.cert, tls.key, tls.ca)
+
+    def read() -> Any:
+        pair = (tls.key.read_bytes(), tls.cert.read_bytes())
+        return grpc.ssl_server_certificate_configuration([pair], tls.ca.read_bytes() if tls.ca else None)
+
+    def news() -> Any:
+        return read() if files.changed() else None
+
+    return grpc.dynamic_ssl_server_credentials(read(), news, require_client_authentication=tls.ca is not None)
 
 
 class _Malformed:
