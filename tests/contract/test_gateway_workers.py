@@ -75,16 +75,19 @@ async def gateway(folder: Path, **api: int) -> AsyncIterator[Gateway]:
             "AGENTMESH_SERVICES__GATEWAY__HEALTH_PORT": str(port + 2),
             **{f"AGENTMESH_API__{key.upper()}": str(value) for key, value in api.items()},
         }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "agentmesh", "serve", "gateway", "--port", str(port)),
-            env={**os.environ, **own},
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        told = folder / "gateway.log"
+        with told.open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "agentmesh", "serve", "gateway", "--port", str(port)),
+                env={**os.environ, **own},
+                stderr=log,
+            )
         limits = httpx.Limits(max_keepalive_connections=0)
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, limits=limits) as client:
                 made = Gateway(process, client, tasks, port)
-                await until(lambda: process.returncode is not None or len(made.workers()) == api.get("workers", 1))
+                await until(lambda: process.returncode is not None or b"workers_started" in told.read_bytes())
+                assert len(made.workers()) == api.get("workers", 1), told.read_text()
                 async with asyncio.timeout(20):
                     while True:
                         try:
@@ -139,7 +142,7 @@ async def test_a_worker_that_dies_is_replaced_and_what_it_counted_stays(tmp_path
 async def test_a_worker_that_served_enough_is_replaced_and_cuts_nothing(tmp_path: Path) -> None:
     async with gateway(tmp_path, workers=1, max_requests=20, max_requests_jitter=5) as made:
         [first] = made.workers()
-        made.tasks.delay_s = 3.0
+        made.tasks.delay_s = 15.0
         slow = asyncio.create_task(made.client.get("/v1/agents"))
         await until(lambda: len(made.tasks.requests) == 1)
         for _ in range(40):
@@ -147,6 +150,7 @@ async def test_a_worker_that_served_enough_is_replaced_and_cuts_nothing(tmp_path
         await until(lambda: bool(made.workers() - {first}))
         assert not slow.done()
         assert first in made.workers()  # it finishes what it began
+        made.tasks.go_on.set()
         assert (await slow).status_code == 200
         await until(lambda: first not in made.workers())
 
@@ -154,13 +158,14 @@ async def test_a_worker_that_served_enough_is_replaced_and_cuts_nothing(tmp_path
 async def test_no_more_workers_retire_at_a_time_than_there_are_to_be(tmp_path: Path) -> None:
     async with gateway(tmp_path, workers=1, max_requests=5) as made:
         [first] = made.workers()
-        made.tasks.delay_s = 4.0
+        made.tasks.delay_s = 15.0
         slow = asyncio.create_task(made.client.get("/v1/agents"))
         await until(lambda: len(made.tasks.requests) == 1)
         for _ in range(10):
             await made.client.get("/health")
         await until(lambda: len(made.workers()) == 2)
         [second] = made.workers() - {first}
+        asyncio.get_running_loop().call_later(2, made.tasks.go_on.set)
         while not slow.done():  # more than it is to serve, but there is nobody yet to take its place
             assert (await made.client.get("/health")).status_code == 200
             now = made.workers()

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,7 +52,8 @@ class FakeTasks:
         self.metadata: list[dict[str, str]] = []
         self.remaining_s: list[float | None] = []
         self.refuse: MeshError | None = None
-        self.delay_s = 0.0
+        self.delay_s = 0.0  # or until `go_on` is set
+        self.go_on = asyncio.Event()
         self.watching = 0
         self.cut_after: list[int] = []  # each stream ends after so many events, until the list is used up
 
@@ -114,7 +116,8 @@ class FakeTasks:
         self.metadata.append({k: v for k, v in call.context.invocation_metadata() if isinstance(v, str)})
         self.remaining_s.append(call.context.time_remaining())
         if self.delay_s:
-            await asyncio.sleep(self.delay_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.go_on.wait(), self.delay_s)
         if self.refuse is not None:
             raise self.refuse
 
