@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from agentmesh.kit import lifecycle, names, telemetry
 from agentmesh.kit.auth import Keyring
 from agentmesh.kit.errors import MeshError
-from agentmesh.kit.health import Check, Health, serve_health
+from agentmesh.kit.health import Health, serve_health
 from agentmesh.kit.metrics_server import serve_metrics
 from agentmesh.kit.service_settings import Endpoint
 from agentmesh.kit.settings import Settings
@@ -45,12 +45,12 @@ log = telemetry.logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The application, the events that make its readiness false and its streams end, and what it needs itself."""
+    """The application, the events that make its readiness false and its streams end, and how those behind it are."""
 
     app: ASGIApp
     leaving: asyncio.Event
     draining: asyncio.Event
-    checks: Mapping[str, Check]
+    health: ServiceHealth
 
 
 def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: Bounds | None = None) -> Gateway:
@@ -63,16 +63,7 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
     table = RouteTable(SERVICES if names.ROUTER in behind else ())
     upstream = Upstream(services.router.addresses, trust=trust, max_channels=bounds.max_channels)
     stack.push_async_callback(upstream.aclose)
-    endpoints: dict[str, Endpoint] = {
-        names.ROUTER: services.router,
-        names.RUNNER: services.runner,
-        names.LLM: services.llm,
-        names.STORAGE: services.storage,
-    }
-    health = ServiceHealth(
-        {name: endpoint.addresses for name, endpoint in endpoints.items() if name in behind}, trust=trust, bounds=bounds
-    )
-    stack.push_async_callback(health.aclose)
+    health = _service_health(settings, bounds, stack)
     models = Upstream(services.llm.addresses, trust=trust, max_channels=bounds.max_channels)
     stack.push_async_callback(models.aclose)
     # The router checks the credentials of its clients itself; for the llm-proxy it is done here.
@@ -80,9 +71,7 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
     calls = LlmCalls(models, authenticator, keyring, bounds)
     paths = VendorPaths()
     model_pages = _model_pages(calls, paths) if names.LLM in behind else []
-    needed = names.ROUTER if names.ROUTER in behind else names.LLM
-    asks = settings.monitoring.health_checks
-    health_pages = HealthPages(health, needed if asks else "", leaving)
+    health_pages = HealthPages(health, _needed(settings), leaving)
     pages = [
         Page("/health", health_pages.live, methods=["GET"]),
         Page("/health/ready", health_pages.ready, methods=["GET"]),
@@ -105,7 +94,25 @@ def build(settings: Settings, keyring: Keyring, stack: AsyncExitStack, bounds: B
         loopback=services.gateway.is_loopback,
         spans=RequestSpans(open_tracer(settings.monitoring, names.GATEWAY, stack)),
     )
-    return Gateway(edge, leaving, draining, {needed: lambda: health.serves(needed)} if asks else {})
+    return Gateway(edge, leaving, draining, health)
+
+
+def _service_health(settings: Settings, bounds: Bounds, stack: AsyncExitStack) -> ServiceHealth:
+    """Return what asks the services that the gateway stands before."""
+    services = settings.services
+    addresses: dict[str, Sequence[str]] = {
+        name: getattr(services, name).addresses for name in names.ROLES if name in services.gateway.behind
+    }
+    health = ServiceHealth(addresses, trust=lifecycle.trust_of(settings), bounds=bounds)
+    stack.push_async_callback(health.aclose)
+    return health
+
+
+def _needed(settings: Settings) -> str:
+    """Return the service that the gateway can't do without; empty if nobody is to be asked."""
+    if not settings.monitoring.health_checks:
+        return ""
+    return names.ROUTER if names.ROUTER in settings.services.gateway.behind else names.LLM
 
 
 def _model_pages(calls: LlmCalls, paths: VendorPaths) -> list[Page]:
@@ -140,7 +147,7 @@ async def _serve(settings: Settings, place: Place | None) -> None:
     async with AsyncExitStack() as stack:
         gateway = build(settings, lifecycle.keyring_of(settings), stack)
         if place is None:
-            await _tell_of_itself(settings, gateway.checks, gateway.leaving, stack)
+            await _tell_of_itself(settings, gateway.health, gateway.leaving, stack)
             serve_metrics(names.GATEWAY, settings, stack)
         lifecycle.spare_what_stays()
         _log_start(listener, endpoint)
@@ -170,8 +177,7 @@ async def _keep_workers(settings: Settings) -> None:
     listener = bind(endpoint.bound_host, endpoint.port)
     async with AsyncExitStack() as stack:
         stack.callback(listener.close)
-        gateway = build(settings, lifecycle.keyring_of(settings), stack)  # for what it knows of those behind it
-        await _tell_of_itself(settings, gateway.checks, stop, stack)
+        await _tell_of_itself(settings, _service_health(settings, Bounds(), stack), stop, stack)
         metrics = WorkerMetrics(stack)
         serve_metrics(names.GATEWAY, settings, stack, metrics.registry)
         _log_start(listener, endpoint)
@@ -180,10 +186,11 @@ async def _keep_workers(settings: Settings) -> None:
 
 
 async def _tell_of_itself(
-    settings: Settings, checks: Mapping[str, Check], leaving: asyncio.Event, stack: AsyncExitStack
+    settings: Settings, services: ServiceHealth, leaving: asyncio.Event, stack: AsyncExitStack
 ) -> None:
     """Serve the health protocol, if it has a port, and measure readiness, until the stack is left."""
-    health = Health((), checks, role=names.GATEWAY)
+    needed = _needed(settings)
+    health = Health((), {needed: lambda: services.serves(needed)} if needed else {}, role=names.GATEWAY)
     if address := settings.services.gateway.health_listen:
         await serve_health(health, address, stack)
     for work in (health.run(), _drain_with(leaving, health)):

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentmesh.kit import errors, telemetry
-from agentmesh.kit.tracing import Span
+from agentmesh.kit.tracing import OpenSpan
 from agentmesh_gateway import metrics, problems
 from agentmesh_gateway.api import ROUTE_KEY
 from agentmesh_gateway.request_spans import RequestSpans
@@ -99,7 +99,7 @@ class Edge:
                 "this gateway answers to localhost only, because it asks nobody for a key", reason="FOREIGN_HOST"
             )
 
-    def _count(self, scope: Scope, status: int, started: float, span: Span | None) -> None:
+    def _count(self, scope: Scope, status: int, started: float, span: OpenSpan | None) -> None:
         path = scope["path"] if scope["path"] in self._pages else metrics.UNMATCHED
         labels = (scope.get(ROUTE_KEY, path), scope["method"])
         metrics.requests_total.labels(*labels, str(status)).inc()

@@ -5,9 +5,9 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from agentmesh.kit import names, trace_context
+from agentmesh.kit import names
 from agentmesh.kit import semantic_names as semantic
-from agentmesh.kit.tracing import Span, Tracer
+from agentmesh.kit.tracing import OpenSpan, Span, Tracer
 
 TRACE_KEY = "agentmesh.traceparent"
 """Where the scope of a request has the trace context of what is done for it."""
@@ -20,18 +20,16 @@ class RequestSpans:
     def __init__(self, tracer: Tracer | None) -> None:
         self._tracer = tracer
 
-    def begin(self, scope: Scope) -> Span | None:
+    def begin(self, scope: Scope) -> OpenSpan | None:
         """Return the span of a request that comes in; None if its trace is not recorded."""
         if self._tracer is None:
             return None
-        parent = trace_context.received_or_root(Headers(scope=scope).get(names.TRACEPARENT))
-        if not self._tracer.wants(parent):
-            return None
-        span = Span("", parent, trace_context.new_span_id(), time.time_ns(), 0, kind="server")
-        scope[TRACE_KEY] = trace_context.child_context(parent, span.span_id)
+        span = self._tracer.begin(Headers(scope=scope).get(names.TRACEPARENT))
+        if span is not None:
+            scope[TRACE_KEY] = span.context
         return span
 
-    def end(self, span: Span, method: str, route: str, status: int) -> None:
+    def end(self, span: OpenSpan, method: str, route: str, status: int) -> None:
         """Record a span whose request is over."""
         assert self._tracer is not None
         failed = status >= _SERVER_FAULT
@@ -45,12 +43,12 @@ class RequestSpans:
         self._tracer.record(
             Span(
                 f"{method} {route}",
-                span.parent,
-                span.span_id,
-                span.start_ns,
-                time.time_ns(),
-                attributes,
-                span.kind,
+                parent=span.parent,
+                span_id=span.span_id,
+                start_ns=span.start_ns,
+                end_ns=time.time_ns(),
+                attributes=attributes,
+                kind="server",
                 failed=failed,
             )
         )

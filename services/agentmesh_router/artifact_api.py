@@ -3,8 +3,6 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import grpc
-
 from agentmesh.api.artifact.v1 import artifact_service_pb2 as pb
 from agentmesh.api.storage.v1 import artifact_service_pb2 as storage_pb
 from agentmesh.kit import rpc_client
@@ -93,16 +91,11 @@ class ArtifactApi:
         return pb.DeleteArtifactResponse()
 
     async def _store(self, requests: AsyncIterator[storage_pb.CreateArtifactRequest], call: Call) -> Any:
-        try:
-            answer = await self._stub.CreateArtifact(
-                requests, timeout=call.remaining_s(_TRANSFER_TIMEOUT_S), metadata=self._metadata
-            )
-        except grpc.aio.AioRpcError as error:
-            raise rpc_client.meant(error) from error
+        answer = await self._unary(self._stub.CreateArtifact, requests, call, _TRANSFER_TIMEOUT_S)
         return answer.artifact
 
-    async def _unary(self, method: Any, request: Any, call: Call) -> Any:
-        timeout_s = call.remaining_s(_TIMEOUT_S)
+    async def _unary(self, method: Any, request: Any, call: Call, at_most_s: float = _TIMEOUT_S) -> Any:
+        timeout_s = call.remaining_s(at_most_s)
         return await rpc_client.unary(method, request, timeout_s=timeout_s, metadata=self._metadata)
 
 

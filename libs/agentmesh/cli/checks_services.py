@@ -61,7 +61,7 @@ async def _gateway(settings: Settings) -> Check:
         return Check(names.GATEWAY, "failed", f"nothing listens on {address}", _START)
     started = time.perf_counter()
     answer = await probing.ask(settings, names.GATEWAY, timeout_s=_TIMEOUT_S, address=address)
-    if answer == "UNREACHABLE":
+    if answer == probing.UNREACHABLE:
         return Check(names.GATEWAY, "failed", f"{address} does not answer", "see its log")
     if answer != probing.SERVING:
         advice = "see its log; the router must be SERVING first"

@@ -10,7 +10,7 @@ from agentmesh.kit.errors import MeshError
 from agentmesh.kit.setting_types import WILDCARDS, joined
 from agentmesh.kit.settings import Settings
 
-SERVING = "SERVING"
+SERVING, UNREACHABLE = "SERVING", "UNREACHABLE"
 
 
 async def ask(settings: Settings, role: str, *, timeout_s: float, address: str = "", live: bool = False) -> str:
@@ -41,7 +41,7 @@ async def _grpc(
             answer = await rpc_client.unary(stub.Check, request, timeout_s=timeout_s)
         except MeshError as error:
             unreachable = error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-            return "UNREACHABLE" if unreachable else error.code.name
+            return UNREACHABLE if unreachable else error.code.name
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
@@ -61,5 +61,5 @@ async def _http(address: str, tls: bool, live: bool, timeout_s: float) -> str:
             words = (await reader.readline()).split()
             writer.close()
     except (OSError, TimeoutError, ValueError):
-        return "UNREACHABLE"
+        return UNREACHABLE
     return SERVING if words[1:2] == [b"200"] else "NOT_" + SERVING

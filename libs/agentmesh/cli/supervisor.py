@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentmesh.cli import probing
 from agentmesh.kit import names
 from agentmesh.kit.auth import load_or_create_secret
 from agentmesh.kit.errors import MeshError, Unavailable
@@ -127,6 +126,8 @@ class Supervisor:
         service.started = time.monotonic()
 
     async def _until_ready(self, stop: asyncio.Event) -> None:
+        from agentmesh.cli import probing  # every command that reads the configuration imports this module
+
         waiting = set(self.services)
         end = time.monotonic() + _READY_TIMEOUT_S
         while waiting and not stop.is_set():

@@ -12,7 +12,7 @@ from agentmesh.client.repeating import is_out_of_reach, is_worth_repeating
 from agentmesh.kit import names, trace_context
 from agentmesh.kit.backoff import Backoff
 from agentmesh.kit.errors import MeshError, Unavailable, from_rpc_error
-from agentmesh.kit.rpc_client import Metadata, bearer
+from agentmesh.kit.rpc_client import Metadata, bearer, is_asked_to_stop
 
 
 class Caller:
@@ -75,9 +75,7 @@ class Caller:
         except grpc.aio.AioRpcError as raised:
             raise self._noted(channel, from_rpc_error(raised)) from None  # the cause is a page of transport internals
         except asyncio.CancelledError as raised:
-            # grpc.aio raises this also for a status CANCELLED from the peer, which nobody here has asked for.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_asked_to_stop():
                 raise
             raise self._noted(channel, Unavailable("the call was cut", reason="STREAM_INTERRUPTED")) from raised
         finally:

@@ -234,14 +234,14 @@ def _substituted(value: Any, path: KeyPath, variables: Mapping[str, str], unset:
 def _do_without(layers: Layers, unset: dict[KeyPath, str], unused: Collection[str]) -> None:
     """Forget of the keys whose variables are not set those that nobody needs."""
     cache_url = ("cache", "url")
-    if cache_url in unset and (dotted(cache_url) in unused or layers.get(("cache", "backend")) != "redis"):
-        layers.put(("cache", "backend"), "memory", "default")
-        layers.put(cache_url, None, "default")
-        del unset[cache_url]
-    database_url = ("database", "url")
-    if database_url in unset and dotted(database_url) in unused:
-        layers.put(database_url, None, "default")
-        del unset[database_url]
+    needless: set[KeyPath] = {tuple(key.split(".")) for key in unused}
+    if layers.get(("cache", "backend")) != "redis":
+        needless.add(cache_url)
+    for path in needless & unset.keys():
+        layers.put(path, None, "default")
+        del unset[path]
+        if path == cache_url:
+            layers.put(("cache", "backend"), "memory", "default")
 
 
 def _variable_paths(variables: Mapping[str, str]) -> Iterator[tuple[str, KeyPath]]:

@@ -26,14 +26,15 @@ class LogFile:
 
     def _open(self) -> None:
         self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        self._written = os.fstat(self._descriptor).st_size
+        opened = os.fstat(self._descriptor)
+        self._written, self._identity = opened.st_size, (opened.st_dev, opened.st_ino)
 
     def _moved(self) -> bool:
         try:
             found = os.stat(self._path)
         except OSError:
             return True
-        return not os.path.samestat(found, os.fstat(self._descriptor))
+        return (found.st_dev, found.st_ino) != self._identity
 
     def _begin_anew(self) -> None:
         full = self._descriptor

@@ -85,22 +85,31 @@ def _stopped() -> MeshError:
     return Unreachable("the service has stopped")
 
 
-def _is_asked_to_stop() -> bool:
+def is_asked_to_stop() -> bool:
     """Say whether the running task is being cancelled; grpc.aio raises the same for what a peer has cancelled."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 
 
+def _heard(error: grpc.aio.AioRpcError | asyncio.CancelledError) -> MeshError | None:
+    """Return the error that a peer meant; None for a cancellation that was asked for here."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return meant(error)
+    return None if is_asked_to_stop() else _stopped()
+
+
 async def unary(method: Any, request: Any, *, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()) -> Any:
-    """Make a unary call; raise the MeshError that the peer meant."""
+    """Make a call that has one answer; raise the MeshError that the peer meant.
+
+    Where the client streams, `request` is an iterator of requests.
+    """
     try:
         return await method(request, timeout=timeout_s, metadata=metadata)
-    except grpc.aio.AioRpcError as error:
-        raise meant(error) from error
-    except asyncio.CancelledError as error:
-        if _is_asked_to_stop():
+    except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+        heard = _heard(error)
+        if heard is None:
             raise
-        raise _stopped() from error
+        raise heard from error
 
 
 @asynccontextmanager
@@ -114,11 +123,10 @@ async def streaming(
     call = method(requests, timeout=timeout_s, metadata=metadata)
     try:
         yield call
-    except grpc.aio.AioRpcError as error:
-        raise meant(error) from error
-    except asyncio.CancelledError as error:
-        if _is_asked_to_stop():
+    except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+        heard = _heard(error)
+        if heard is None:
             raise
-        raise _stopped() from error
+        raise heard from error
     finally:
         call.cancel()

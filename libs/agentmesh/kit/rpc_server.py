@@ -21,8 +21,8 @@ from agentmesh.kit.auth import Access, Authenticator, Identity, scope_of
 from agentmesh.kit.certificates import CertificateFiles
 from agentmesh.kit.grpc_poller import calm_poller
 from agentmesh.kit.rpc_client import meant
-from agentmesh.kit.rpc_spans import OpenSpan, RpcSpans
-from agentmesh.kit.tracing import Tracer
+from agentmesh.kit.rpc_spans import RpcSpans
+from agentmesh.kit.tracing import OpenSpan, Tracer
 
 log = telemetry.logger(__name__)
 

@@ -1,33 +1,14 @@
 """Makes a span of each call that a server answers, however it ends: by an answer, an error, a cancel."""
 
 import time
-from dataclasses import dataclass, field
 
 from agentmesh.kit import semantic_names as semantic
-from agentmesh.kit import trace_context
 from agentmesh.kit.auth import Identity
-from agentmesh.kit.tracing import Span, Tracer
+from agentmesh.kit.tracing import OpenSpan, Span, Tracer
 
-_CANCELLED = "CANCELLED"
+_CANCELLED = "CANCELLED"  # nobody says how a call ends whose caller has left
 # The codes that are the server's fault, as OpenTelemetry's conventions have it; the others are its client's.
 _FAILURES = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
-
-
-@dataclass(slots=True)
-class OpenSpan:
-    """A call that is being answered. `code` is how it ends; unless somebody says otherwise, its caller has left."""
-
-    parent: str
-    span_id: str
-    start_ns: int
-    code: str = _CANCELLED
-    reason: str = ""
-    links: list[str] = field(default_factory=list)
-
-    @property
-    def context(self) -> str:
-        """The trace context of what is done for the call."""
-        return trace_context.child_context(self.parent, self.span_id)
 
 
 class RpcSpans:
@@ -42,25 +23,23 @@ class RpcSpans:
         """Return the span of a call with this trace context; None if its trace is not recorded."""
         if not received and not self._begins:
             return None
-        parent = trace_context.received_or_root(received)
-        if not self._tracer.wants(parent):
-            return None
-        return OpenSpan(parent, trace_context.new_span_id(), time.time_ns())
+        return self._tracer.begin(received)
 
     def end(self, span: OpenSpan, identity: Identity) -> None:
         """Record a span whose call is over."""
-        failed = span.code in _FAILURES
+        code = span.code or _CANCELLED
+        failed = code in _FAILURES
         attributes: dict[str, str] = {
             semantic.RPC_SYSTEM: semantic.GRPC,
             semantic.RPC_METHOD: self._method,
-            semantic.RPC_STATUS: span.code,
+            semantic.RPC_STATUS: code,
         }
         if identity.tenant:
             attributes[semantic.TENANT] = identity.tenant
         if identity.task is not None:
             attributes[semantic.TASK_ID] = identity.task.task_id
         if failed:
-            attributes[semantic.ERROR_TYPE] = span.reason or span.code
+            attributes[semantic.ERROR_TYPE] = span.reason or code
         self._tracer.record(
             Span(
                 self._method,

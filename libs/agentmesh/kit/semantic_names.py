@@ -24,7 +24,6 @@ INPUT_MESSAGES: Final = "gen_ai.input.messages"
 OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
 TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105 - the name of an attribute
 AGENT_NAME: Final = "gen_ai.agent.name"
-AGENT_VERSION: Final = "gen_ai.agent.version"
 CONVERSATION_ID: Final = "gen_ai.conversation.id"
 TOOL_NAME: Final = "gen_ai.tool.name"
 RPC_SYSTEM: Final = "rpc.system.name"

@@ -5,6 +5,7 @@ tracing is on.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
@@ -13,7 +14,7 @@ from typing import Literal
 
 from prometheus_client import Counter
 
-from agentmesh.kit import names, telemetry
+from agentmesh.kit import names, telemetry, trace_context
 from agentmesh.kit.background import Background
 from agentmesh.kit.settings import Monitoring
 
@@ -51,6 +52,23 @@ class Span:
     links: Sequence[str] = ()
 
 
+@dataclass(slots=True)
+class OpenSpan:
+    """Work that goes on, for the trace context `parent`. `code` is how it ends, as its protocol names that."""
+
+    parent: str
+    span_id: str
+    start_ns: int
+    code: str = ""
+    reason: str = ""
+    links: list[str] = field(default_factory=list)
+
+    @property
+    def context(self) -> str:
+        """The trace context of what is done for it."""
+        return trace_context.child_context(self.parent, self.span_id)
+
+
 Export = Callable[[Sequence[Span]], bool]
 """Sends spans, and says whether they were taken; may block, in a thread of its own."""
 
@@ -83,6 +101,12 @@ class Tracer:
             return bool(int(traceparent[53:55], 16) & _SAMPLED) and int(traceparent[19:35], 16) < self._bound
         except ValueError:
             return False
+
+    def begin(self, received: str | None) -> OpenSpan | None:
+        """Return the span of work that begins now, in the trace that was received or in a new one; None if that is not
+        recorded."""
+        parent = trace_context.received_or_root(received)
+        return OpenSpan(parent, trace_context.new_span_id(), time.time_ns()) if self.wants(parent) else None
 
     def record(self, span: Span) -> None:
         """Queue a span, or drop and count it; ask `wants` first. Returns at once."""

@@ -60,10 +60,9 @@ class GrpcArtifacts:
             for start in range(_PIECE, len(data), _PIECE):
                 yield pb.CreateArtifactRequest(content=data[start : start + _PIECE])
 
-        try:
-            answer = await stub.CreateArtifact(pieces(), timeout=_TIMEOUT_S, metadata=self._metadata(token))
-        except grpc.aio.AioRpcError as error:
-            raise rpc_client.meant(error) from error
+        answer = await rpc_client.unary(
+            stub.CreateArtifact, pieces(), timeout_s=_TIMEOUT_S, metadata=self._metadata(token)
+        )
         artifact: types_pb2.Artifact = answer.artifact
         return artifact
 
