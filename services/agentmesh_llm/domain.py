@@ -1,9 +1,12 @@
-"""What is asked of a model and what it answers, free of any provider's or protocol's form."""
+"""What is asked of a model and what it answers, free of any provider's or protocol's form.
+
+What every call makes is a named tuple: a frozen dataclass takes three times as long to make.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 V = TypeVar("V")
 
@@ -123,8 +126,7 @@ class CacheBreakpoint:
     ttl_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One turn of a conversation."""
 
     role: Role
@@ -156,8 +158,7 @@ class ResponseFormat:
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(NamedTuple):
     """Steers the writing; 0 tokens and None leave the choice to the provider."""
 
     temperature: float | None = None
@@ -183,8 +184,7 @@ class Reasoning:
     mode: Thinking | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A whole request for an answer."""
 
     model: str
@@ -242,8 +242,7 @@ class LogprobsDelta:
     tokens: tuple[TokenLogprob, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens that a call consumed; 0 where the provider doesn't tell.
 
     The cost is in billionths of a US dollar, where the model has a price. Of `input_tokens`, some were read from the
@@ -259,8 +258,7 @@ class Usage:
     cost_nano_usd: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """The end, the last delta of every whole answer; `model` is the one that the provider named.
 
     Who was asked is added to it: the provider, and which of its models as PROVIDER/MODEL.
@@ -274,12 +272,13 @@ class Finish:
 
 Delta = TextDelta | ReasoningDelta | Thought | ToolCallDelta | LogprobsDelta | Usage | Finish
 
+_WRITTEN = (TextDelta, ReasoningDelta)
 _SMALL_DELTA_BYTES = 64
 
 
 def size_of(delta: Delta) -> int:
     """Return roughly how many bytes a delta takes on the wire, never too few for ASCII."""
-    if isinstance(delta, TextDelta | ReasoningDelta):
+    if isinstance(delta, _WRITTEN):
         return len(delta.text) + _SMALL_DELTA_BYTES
     if isinstance(delta, ToolCallDelta):
         return len(delta.id) + len(delta.name) + len(delta.arguments) + _SMALL_DELTA_BYTES
@@ -298,7 +297,7 @@ def _size_of_logprob(token: TokenLogprob) -> int:
 
 def size_of_text(delta: Delta) -> int:
     """Return how many characters a delta adds to the answer."""
-    if isinstance(delta, TextDelta | ReasoningDelta):
+    if isinstance(delta, _WRITTEN):
         return len(delta.text)
     return len(delta.name) + len(delta.arguments) if isinstance(delta, ToolCallDelta) else 0
 
@@ -330,8 +329,7 @@ class RerankQuestion:
     documents: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PromptsQuestion:
+class PromptsQuestion(NamedTuple):
     """Texts that a model is to go on with, each by itself."""
 
     model: str

@@ -1,14 +1,14 @@
 """Between the contract's messages and the domain."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
 from agentmesh.api.types.v1 import types_pb2
-from agentmesh.kit.answers import NOT_ASKED_FOR, AnswerBuilder
+from agentmesh.kit.answers import NOT_ASKED_FOR, fold
 from agentmesh_llm.checks import check_embed, check_question
 from agentmesh_llm.domain import (
     CacheBreakpoint,
@@ -16,6 +16,7 @@ from agentmesh_llm.domain import (
     Delta,
     Effort,
     EmbedQuestion,
+    Finish,
     FinishReason,
     LogprobsDelta,
     MediaPart,
@@ -86,11 +87,11 @@ def from_request(request: pb.GenerateRequest) -> Question:
         wanted = request.response_format
         schema = json_of_struct(wanted.schema) if wanted.HasField("schema") else None
         response_format = ResponseFormat(wanted.name, schema, wanted.strict)
-    choice = request.tool_choice
+    choice, tools = request.tool_choice, request.tools
     return Question(
         model=request.model,
         messages=from_messages(request.messages),
-        tools=tuple(map(_tool, request.tools)),
+        tools=tuple(map(_tool, tools)) if tools else (),
         tool_mode=_MODES[choice.mode],
         tool_name=choice.name,
         response_format=response_format,
@@ -109,14 +110,14 @@ def from_messages(messages: Iterable[pb.ChatMessage]) -> tuple[Message, ...]:
 
 
 def _message(message: pb.ChatMessage) -> Message:
-    calls, thoughts = message.tool_calls, message.thoughts
+    calls, thoughts, breakpoints = message.tool_calls, message.thoughts, message.cache_breakpoints
     return Message(
         _ROLES[message.role],
         tuple(map(_part, message.parts)),
         tuple(ToolUse(call.id, call.name, call.arguments) for call in calls) if calls else (),
         message.tool_call_id,
         tuple(Thought(t.text, t.signature, t.redacted, t.id) for t in thoughts) if thoughts else (),
-        tuple(map(_breakpoint, message.cache_breakpoints)),
+        tuple(map(_breakpoint, breakpoints)) if breakpoints else (),
         message.tool_failed,
     )
 
@@ -184,23 +185,27 @@ def to_delta(
 
 
 def to_response(
-    deltas: Iterable[Delta],
+    deltas: Sequence[Delta],
     model: Model,
     *,
     joined: bool = False,
     cache: pb.CacheOutcome.ValueType = pb.CACHE_OUTCOME_UNSPECIFIED,
 ) -> pb.GenerateResponse:
     """Write a whole answer of this model, as `fold` makes it of its pieces."""
-    builder = AnswerBuilder()
-    texts: list[str] = []
-    for delta in deltas:
-        if isinstance(delta, TextDelta):
-            texts.append(delta.text)  # most of an answer is text, which need not be written piece by piece
-        else:
-            builder.add(to_delta(delta, model, joined=joined, cache=cache))
-    if texts:
-        builder.add(pb.Delta(text="".join(texts)))
-    return builder.build()
+    *said, usage, end = deltas
+    if not (isinstance(end, Finish) and isinstance(usage, Usage) and all(isinstance(one, TextDelta) for one in said)):
+        return fold([to_delta(delta, model, joined=joined, cache=cache) for delta in deltas])
+    # Most answers are text, which need not be written piece by piece.
+    text = "".join(one.text for one in said if isinstance(one, TextDelta))
+    return pb.GenerateResponse(
+        message=pb.ChatMessage(role=pb.CHAT_ROLE_ASSISTANT, parts=[types_pb2.Part(text=text)] if text else ()),
+        finish_reason=to_reason(end.reason),
+        usage=to_usage(usage, model.id, calls=int(cache not in NOT_ASKED_FOR)),
+        model=end.model or model.name,
+        provider=end.provider or model.provider,
+        joined=joined,
+        cache=cache,
+    )
 
 
 def to_reason(reason: FinishReason) -> pb.FinishReason.ValueType:

@@ -12,14 +12,15 @@ from prometheus_client import Counter, Gauge, Histogram
 from agentmesh.kit import names
 from agentmesh.kit.log_file import LogFile
 from agentmesh.kit.log_sinks import open_sinks
+from agentmesh.kit.tallies import Spreads, Tallies
 
 _SECRET_FIELDS = re.compile(r"token|secret|password|api_?key|authorization|prompt", re.IGNORECASE)
 
 # A stream or a call takes from well under a millisecond to many minutes.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
-rpc_total = Counter(names.RPC_TOTAL, "Calls that a service answered", ["service", "method", "code"])
-rpc_duration = Histogram(names.RPC_DURATION, "How long calls took", ["service", "method"], buckets=_BUCKETS)
+rpc_total = Tallies(names.RPC_TOTAL, "Calls that a service answered", ("service", "method", "code"))
+rpc_duration = Spreads(names.RPC_DURATION, "How long calls took", ("service", "method"), _BUCKETS)
 
 
 def counter(name: str, text: str, labels: tuple[str, ...] = (), values: Iterable[str] = ()) -> Counter:

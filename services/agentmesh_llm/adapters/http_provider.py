@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import aiohttp
-from yarl import URL
+from aiohttp.http import HttpProcessingError
 
-from agentmesh.kit import names, tracing
+from agentmesh.kit import tracing
 from agentmesh.kit.errors import MeshError
 from agentmesh.kit.model_settings import ProviderPool
 from agentmesh_llm.adapters import provider_errors as errors
@@ -20,9 +20,8 @@ from agentmesh_llm.adapters.answer_feed import (
     error_object_of,
     retry_after_s_of,
 )
+from agentmesh_llm.adapters.http_pool import HttpAnswer, HttpPool
 from agentmesh_llm.domain import Delta
-
-_SENT_AT_ONCE = 32 * 1024  # bytes that a socket takes without waiting for its peer
 
 
 class ProviderHttp:
@@ -39,12 +38,9 @@ class ProviderHttp:
         pool: ProviderPool,
         refusal_of: Callable[[Any], MeshError],
     ) -> None:
-        self._url = lru_cache(lambda path: URL(base_url + path))
-        # Compression would make the server wait for enough text to compress.
-        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **headers}
-        self._pool = pool
+        self._pool = HttpPool(base_url, headers, pool)
+        self._total_timeout_s = pool.total_timeout_s
         self._refusal_of = refusal_of
-        self._session: aiohttp.ClientSession | None = None
         self._endings = Endings()
 
     async def stream(self, path: str, body: bytes, reader: AnswerReader) -> AsyncGenerator[Sequence[Delta], None]:
@@ -61,7 +57,7 @@ class ProviderHttp:
                     return
             raise errors.interrupted()
         finally:
-            if reader.whole and not response.content.at_eof():
+            if reader.whole and not response.at_end():
                 self._endings.start(partial(self._read, response), partial(_close, response))
             else:
                 # Closing, unlike releasing, never waits for the rest of an answer that nobody wants. A connection
@@ -71,7 +67,7 @@ class ProviderHttp:
     async def fetch(self, path: str, body: bytes, max_bytes: int) -> bytes:
         """Return an answer that is no stream, at most `max_bytes` of it; raise Unavailable beyond."""
         try:
-            async with asyncio.timeout(self._pool.total_timeout_s):
+            async with asyncio.timeout(self._total_timeout_s):
                 response = await self._post(path, body)
                 try:
                     return await self._read_whole(response, max_bytes)
@@ -83,47 +79,17 @@ class ProviderHttp:
     async def aclose(self) -> None:
         """Close the pool."""
         await self._endings.aclose()
-        if self._session is not None:
-            await self._session.close()
+        await self._pool.aclose()
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            pool = self._pool
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=pool.connections,
-                    limit_per_host=pool.per_host,
-                    ttl_dns_cache=int(pool.dns_ttl_s),
-                    keepalive_timeout=pool.keep_alive_s,
-                ),
-                # One timer for an answer, which every piece of it moves; it stands still while nobody reads.
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=pool.connect_timeout_s, sock_read=pool.idle_timeout_s
-                ),
-                headers=self._headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-            )
-        return self._session
-
-    async def _post(self, path: str, body: bytes) -> aiohttp.ClientResponse:
+    async def _post(self, path: str, body: bytes) -> HttpAnswer:
         """Send a request and return its good answer, not yet read; raise the MeshError that a bad one means."""
         try:
-            traceparent = tracing.outgoing.get()
-            posting = self._open_session().post(
-                self._url(path),
-                data=body,
-                headers={names.TRACEPARENT: traceparent} if traceparent else None,
-                allow_redirects=False,
-            )
-            # The connection's own timer starts once the body is sent; a long one may never be.
-            long = len(body) > _SENT_AT_ONCE
-            response = await (asyncio.wait_for(posting, self._pool.idle_timeout_s) if long else posting)
+            response = await self._pool.post(path, body, tracing.outgoing.get())
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError):
             raise errors.unreachable() from None
         except TimeoutError:
             raise errors.stalled() from None
-        except (aiohttp.ClientError, OSError):
+        except (aiohttp.ClientError, HttpProcessingError, OSError):
             raise errors.unreachable() from None
         if response.status == 200:
             return response
@@ -134,16 +100,16 @@ class ProviderHttp:
         finally:
             response.close()
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: HttpAnswer) -> bytes:
         """Return the bytes that came, waiting for some; none at the end."""
         try:
-            return await response.content.readany()
+            return await response.read()
         except TimeoutError:
             raise errors.stalled() from None
         except (aiohttp.ClientError, OSError):
             raise errors.interrupted() from None
 
-    async def _read_whole(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    async def _read_whole(self, response: HttpAnswer, max_bytes: int) -> bytes:
         body = bytearray()
         while chunk := await self._read(response):
             body += chunk
@@ -151,12 +117,12 @@ class ProviderHttp:
                 raise errors.garbage()
         return bytes(body)
 
-    async def _read_error(self, response: aiohttp.ClientResponse) -> Any:
+    async def _read_error(self, response: HttpAnswer) -> Any:
         try:
             return error_object_of(await self._read_whole(response, MAX_ERROR_BYTES))
         except MeshError:
             return None  # the status says enough
 
 
-async def _close(response: aiohttp.ClientResponse) -> None:
+async def _close(response: HttpAnswer) -> None:
     response.close()

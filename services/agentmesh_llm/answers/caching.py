@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from agentmesh.api.llm.v1 import llm_service_pb2 as pb
-from agentmesh.kit import names, telemetry
+from agentmesh.kit import names
 from agentmesh.kit.answers import fold
 from agentmesh.kit.errors import NotFound
+from agentmesh.kit.tallies import Tallies
 from agentmesh_llm import wire
 from agentmesh_llm.answers.cache_keys import CacheKey
 from agentmesh_llm.domain import (
@@ -26,7 +27,7 @@ from agentmesh_llm.domain import (
 )
 from agentmesh_llm.ports import CacheStore
 
-_lookups = telemetry.counter(names.LLM_CACHE_LOOKUPS_TOTAL, "Looks into the cache", ("kind", "outcome"))
+_lookups = Tallies(names.LLM_CACHE_LOOKUPS_TOTAL, "Looks into the cache", ("kind", "outcome"))
 
 _Policy = pb.CachePolicy
 _JITTER = 0.1  # what was kept together must not end together
@@ -80,8 +81,8 @@ class AnswerCache:
             for at, entry in zip(missing, await self._store.far([keys[at] for at in missing]), strict=True):
                 found[at] = entry
         hits = sum(entry is not None for entry in found)
-        _count(kind, "hit").inc(hits)
-        _count(kind, "miss").inc(len(found) - hits)
+        _lookups.labels(kind, "hit").inc(hits)
+        _lookups.labels(kind, "miss").inc(len(found) - hits)
         return found
 
     async def find_answer(self, key: CacheKey) -> bytes | None:
@@ -89,7 +90,7 @@ class AnswerCache:
         entry = self._store.near(key)
         if entry is None:
             (entry,) = await self._store.far([key])
-        _count("answer", "miss" if entry is None else "hit").inc()
+        _lookups.labels("answer", "miss" if entry is None else "hit").inc()
         return entry
 
     def keep(self, entries: Sequence[tuple[CacheKey, bytes]], ttl_s: float) -> None:
@@ -103,11 +104,6 @@ class AnswerCache:
     async def purge(self, tenant: str, model_pattern: str) -> int:
         """Forget a tenant's entries for models that fit a pattern with `*`; return how many there were."""
         return await self._store.purge(tenant, model_pattern or "*")
-
-
-@lru_cache
-def _count(kind: str, outcome: str) -> Any:
-    return _lookups.labels(kind, outcome)
 
 
 def is_repeatable(request: pb.GenerateRequest) -> bool:

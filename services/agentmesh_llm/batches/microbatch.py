@@ -246,7 +246,7 @@ def _book(records: Sequence[CallRecord], items: Sequence[_Text], parts: Sequence
     for record in records:
         for bill, usages in by_bill.items():
             usage = shares.together(usages) if record.status == "success" else Usage()
-            bill.observe(replace(record, caller=bill.caller, usage=usage))
+            bill.observe(record._replace(caller=bill.caller, usage=usage))
 
 
 def _account(bills: Sequence[Bill]) -> Caller:

@@ -1,7 +1,6 @@
 """Parts what a call consumed among those who shared it, so that the parts add up to it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, replace
 
 from agentmesh_llm.domain import Usage
 
@@ -9,7 +8,7 @@ Weight = tuple[int, int]
 """How much of the input and how much of the output is one's own."""
 
 _OUTPUT = frozenset({"output_tokens", "reasoning_tokens"})
-_COUNTS = tuple(field.name for field in fields(Usage))
+_COUNTS = Usage._fields
 _TOKENS = tuple(name for name in _COUNTS if name.endswith("_tokens"))
 
 
@@ -39,7 +38,7 @@ def usages(total: Usage, weights: Sequence[Weight], cost_of: Callable[[Usage], i
     if not total.cost_nano_usd:
         return parts
     costs = shared_out(total.cost_nano_usd, [cost_of(part) for part in parts])
-    return [replace(part, cost_nano_usd=cost) for part, cost in zip(parts, costs, strict=True)]
+    return [part._replace(cost_nano_usd=cost) for part, cost in zip(parts, costs, strict=True)]
 
 
 def together(parts: Iterable[Usage]) -> Usage:

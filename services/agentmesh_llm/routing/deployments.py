@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentmesh.kit import names, telemetry
 from agentmesh.kit.errors import MeshError, ResourceExhausted, Unavailable
@@ -51,8 +51,7 @@ class Offer:
     send_traceparent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Attempted:
+class Attempted(NamedTuple):
     """A call that a place was asked to answer; `trial` says that it is to show whether the place works again."""
 
     began: float

@@ -64,7 +64,7 @@ async def stream(
         try:
             if not one.take():
                 await one.wait(caller.tenant, question.priority)
-            asked = question if question.model == one.model else replace(question, model=one.model)
+            asked = question if question.model == one.model else question._replace(model=one.model)
             with _Attempt(one, caller, observe, asked) as attempt:
                 batches = one.offer.provider.stream(asked)
                 try:
@@ -172,7 +172,7 @@ class _Attempt:
     def priced(self, usage: Usage) -> Usage:
         """Return what was used with its cost."""
         price = self._one.price
-        return usage if price is None else replace(usage, cost_nano_usd=price.of(usage))
+        return usage if price is None else usage._replace(cost_nano_usd=price.of(usage))
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._span_id:

@@ -2,10 +2,9 @@
 
 from functools import lru_cache
 
-from prometheus_client import Counter, Histogram
-
-from agentmesh.kit import names, telemetry
+from agentmesh.kit import names
 from agentmesh.kit import semantic_names as semantic
+from agentmesh.kit.tallies import Spread, Spreads, Tallies, Tally
 from agentmesh.kit.usages import NANO
 from agentmesh_llm.domain import Usage
 from agentmesh_llm.watching.calls import CallRecord
@@ -14,26 +13,26 @@ _MAX_SERIES = 4096  # whose labels are remembered
 _PLACE = ("provider", "model")
 _CALL = tuple(map(semantic.label, (semantic.OPERATION_NAME, semantic.PROVIDER_NAME, semantic.REQUEST_MODEL)))
 
-_calls = telemetry.counter(names.LLM_CALLS_TOTAL, "Calls to model providers", (*_PLACE, "status"))
-_tokens = telemetry.counter(names.LLM_TOKENS_TOTAL, "Tokens that calls consumed", (*_PLACE, "kind"))
-_cost = telemetry.counter(names.LLM_COST_TOTAL, "What calls cost in US dollars", _PLACE)
-_duration = Histogram(
+_calls = Tallies(names.LLM_CALLS_TOTAL, "Calls to model providers", (*_PLACE, "status"))
+_tokens = Tallies(names.LLM_TOKENS_TOTAL, "Tokens that calls consumed", (*_PLACE, "kind"))
+_cost = Tallies(names.LLM_COST_TOTAL, "What calls cost in US dollars", _PLACE)
+_duration = Spreads(
     semantic.OPERATION_DURATION,
     "How long calls to model providers took",
     (*_CALL, semantic.label(semantic.ERROR_TYPE)),
-    buckets=semantic.DURATION_BUCKETS,
+    semantic.DURATION_BUCKETS,
 )
-_first_word = Histogram(
+_first_word = Spreads(
     semantic.TIME_TO_FIRST_CHUNK,
     "How long providers took to begin to answer",
     _CALL,
-    buckets=semantic.FIRST_CHUNK_BUCKETS,
+    semantic.FIRST_CHUNK_BUCKETS,
 )
-_usage = Histogram(
+_usage = Spreads(
     semantic.TOKEN_USAGE,
     "Tokens of a call",
     (*_CALL, semantic.label(semantic.TOKEN_TYPE)),
-    buckets=semantic.TOKEN_BUCKETS,
+    semantic.TOKEN_BUCKETS,
 )
 
 
@@ -43,8 +42,8 @@ class _Series:
     def __init__(self, operation: str, provider: str, model: str) -> None:
         self._place = (provider, model)
         self._call = (operation, provider, model)
-        self._ended: dict[str, tuple[Counter, Histogram]] = {}
-        self._kinds: dict[str, Counter] = {}
+        self._ended: dict[str, tuple[Tally, Spread]] = {}
+        self._kinds: dict[str, Tally] = {}
         self._first_word = _first_word.labels(*self._call)
         self._input = _usage.labels(*self._call, semantic.INPUT)
         self._output = _usage.labels(*self._call, semantic.OUTPUT)
@@ -79,7 +78,7 @@ class _Series:
         if usage.cost_nano_usd:
             self._cost.inc(usage.cost_nano_usd / NANO)
 
-    def _tokens(self, kind: str) -> Counter:
+    def _tokens(self, kind: str) -> Tally:
         if kind not in self._kinds:
             self._kinds[kind] = _tokens.labels(*self._place, kind)
         return self._kinds[kind]

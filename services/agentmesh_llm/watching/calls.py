@@ -38,8 +38,7 @@ class Content:
     answered: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallRecord:
+class CallRecord(NamedTuple):
     """One call to a provider that has ended, however it ended.
 
     `status` is "success" or a gRPC code in lower case, `error_type` says more. `estimated` says that the provider did

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,7 +44,7 @@ TOOL = Tool("lookup", "Looks up.", {"type": "object", "properties": {"n": {"type
 
 
 def body_of(**fields: Any) -> dict[str, Any]:
-    return dict(json.loads(question_body(replace(QUESTION, **fields))))
+    return dict(json.loads(question_body(QUESTION._replace(**fields))))
 
 
 def read(*events: dict[str, Any], reader: EventReader | None = None) -> list[Delta]:
