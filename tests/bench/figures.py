@@ -69,9 +69,18 @@ class Figure:
     def verdict(self) -> str:
         """Say what the median reaches: `goal`, `floor` or `below floor`."""
         value = self.ratio.median if self.line.judged == "ratio" else self.figure.median
-        if self.line.reaches(value, self.line.goal):
+        return self._reached(value, self.line.floor, self.line.goal)
+
+    @property
+    def verdict_in_ms(self) -> str:
+        """Say the same of a time without regard to the machine's speed; nothing of what is no time."""
+        line = self.line
+        return self._reached(self.figure.median, line.floor_ms, line.goal_ms) if line.floor_ms else ""
+
+    def _reached(self, value: float, floor: float, goal: float) -> str:
+        if self.line.reaches(value, goal):
             return "goal"
-        return "floor" if self.line.reaches(value, self.line.floor) else "below floor"
+        return "floor" if self.line.reaches(value, floor) else "below floor"
 
 
 @dataclass(frozen=True, slots=True)

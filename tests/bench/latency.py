@@ -16,7 +16,7 @@ _PACE_MS = 5.0
 async def first_events(target: Target, row: str) -> Mapping[str, Sample]:
     """Row B5: one task at a time through StreamTask; to its SUBMITTED, and to the agent's first event."""
     await settle()
-    anchor = dict(zip((50, 99), await target.anchors.idle_ms(target.probes), strict=True))
+    anchor = await target.anchors.idle_ms(target.probes)
     submitted, first = [], []
     await _one_task(target.client)
     for _ in range(target.probes):
@@ -24,7 +24,7 @@ async def first_events(target: Target, row: str) -> Mapping[str, Sample]:
         submitted.append(to_submitted)
         first.append(to_first)
     return {
-        f"{row}/{what}-p{percent}": Sample(percentile(values, percent), anchor[percent])
+        f"{row}/{what}-p{percent}": Sample(percentile(values, percent), anchor)
         for what, values in (("submitted", submitted), ("event", first))
         for percent in (50, 99)
     }
@@ -36,7 +36,7 @@ async def second_watcher(target: Target, row: str) -> Mapping[str, Sample]:
     The agent's clock counts whole milliseconds, rounded down, so that up to one is added; the commit is inside too.
     """
     await settle()
-    _, anchor = await target.anchors.idle_ms(target.probes)
+    anchor = await target.anchors.idle_ms(target.probes)
     task = await target.client.submit("echo", PROMPT, parameters={"count": target.probes, "delay_ms": _PACE_MS})
     lags = []
     async for event in target.second.watch(task.id):

@@ -149,7 +149,7 @@ async def _hits(proxy: Proxy, anchors: Anchors, load_s: float, probes: int) -> M
     loaded = await keep_in_flight(ask, 32, load_s)
     after = await anchors.unary(load_s / 2)
     await settle()
-    idle, _ = await anchors.idle_ms(probes)
+    idle = await anchors.idle_ms(probes)
     alone = []
     for _ in range(probes):
         began = time.perf_counter()

@@ -24,6 +24,7 @@ ROWS_HERE = ("B10", "B11", "B12")
 _IN_FLIGHT = 32
 _STREAMS = 8
 _BURSTS = 16
+_PROBES_A_ROUND = 50  # one at a time they take about as long
 _LEAST_ADDED_MS = 0.001  # where noise makes the detour the shorter way
 
 
@@ -31,7 +32,7 @@ async def measure(row: str, proxy: Proxy, anchors: Anchors, load_s: float, probe
     """Measure one of ROWS_HERE."""
     await settle()
     if row == "B11":
-        return await _delays(proxy, probes)
+        return await _delays(proxy, anchors, probes)
     with pinned(*proxy.pids, anchors.pid):
         return await (_misses(proxy, anchors, load_s) if row == "B10" else _bursts(proxy, anchors, load_s))
 
@@ -72,26 +73,27 @@ class _Delays:
     chunk: list[float] = field(default_factory=list)
 
 
-async def _delays(proxy: Proxy, probes: int) -> Mapping[str, Sample]:
+async def _delays(proxy: Proxy, anchors: Anchors, probes: int) -> Mapping[str, Sample]:
     """Row B11: the same slow streams through the proxy and straight from the provider, 8 at a time, by turns."""
     through, straight = _Delays(), _Delays()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         await _read_all(lambda: _through(proxy), _Delays())
         await _read_all(lambda: _straight(session, proxy.lean_url), _Delays())
-        for _ in range(max(1, probes // 200)):
+        before = await anchors.idle_ms(probes)
+        for _ in range(max(1, probes // _PROBES_A_ROUND)):
             await _read_all(lambda: _straight(session, proxy.lean_url), straight)
             await _read_all(lambda: _through(proxy), through)
+        idle = (before + await anchors.idle_ms(probes)) / 2
     return {
-        "B11/first-p50": _added(through.first, straight.first, 50),
-        "B11/chunk-p50": _added(through.chunk, straight.chunk, 50),
-        "B11/chunk-p99": _added(through.chunk, straight.chunk, 99),
+        "B11/first-p50": Sample(_added(through.first, straight.first, 50), idle),
+        "B11/chunk-p50": Sample(_added(through.chunk, straight.chunk, 50), idle),
+        "B11/chunk-p99": Sample(_added(through.chunk, straight.chunk, 99), idle),
     }
 
 
-def _added(through: list[float], straight: list[float], percent: float) -> Sample:
-    """Return what the detour adds to a percentile, beside what it is without."""
-    direct = percentile(straight, percent)
-    return Sample(max(_LEAST_ADDED_MS, percentile(through, percent) - direct), direct)
+def _added(through: list[float], straight: list[float], percent: float) -> float:
+    """Return what the detour adds to a percentile."""
+    return max(_LEAST_ADDED_MS, percentile(through, percent) - percentile(straight, percent))
 
 
 async def _read_all(open_stream: Callable[[], AsyncIterator[list[str]]], delays: _Delays) -> None:

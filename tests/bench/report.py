@@ -25,8 +25,9 @@ _LEFT = (0, 1, 7, 8, 9, 10)
 _HOW = (
     "Each figure is the median of the repeats. Ratio: figure by anchor, both timed in the same repeat, the anchor half "
     "before and half after; in brackets the lowest and highest of the repeats. Floor and goal hold for the ratio where "
-    "they end in ×, else for the figure. Every task is checked for its exact events after the clock has stopped; calls "
-    "are counted by their latencies."
+    "they end in ×, else for the figure. The design's times are held as multiples of an echo, since a machine's speed "
+    "is in them (docs/adr/0017); beside them are the milliseconds that the design names. Every task is checked for its "
+    "exact events after the clock has stopped; calls are counted by their latencies."
 )
 
 
@@ -91,6 +92,9 @@ def _entry(figure: Figure, setup: Setup) -> dict[str, Any]:
         "floor": line.floor,
         "goal": line.goal,
         "reaches": figure.verdict,
+        "floor_ms": line.floor_ms or None,
+        "goal_ms": line.goal_ms or None,
+        "reaches_in_ms": figure.verdict_in_ms or None,
         "database": setup.database or database_of(line.row),
         "fsync": setup.fsync,
         "features": setup.features,
@@ -112,13 +116,18 @@ def _cells(figure: Figure, setup: Setup) -> tuple[str, ...]:
         f"{_number(figure.figure.median)} {line.unit}",
         f"{line.anchor} {_number(figure.anchor.median)}",
         f"{_number(ratio.median)} ({_number(ratio.low)}..{_number(ratio.high)})",
-        f"{_number(line.floor)}{sign}",
-        f"{_number(line.goal)}{sign}",
-        figure.verdict,
+        f"{_number(line.floor)}{sign}" + (f" ({line.floor_ms:g} ms)" if line.floor_ms else ""),
+        f"{_number(line.goal)}{sign}" + (f" ({line.goal_ms:g} ms)" if line.goal_ms else ""),
+        _verdict(figure),
         setup.database or database_of(line.row),
         setup.fsync,
         setup.features,
     )
+
+
+def _verdict(figure: Figure) -> str:
+    in_ms = figure.verdict_in_ms
+    return figure.verdict if in_ms in ("", figure.verdict) else f"{figure.verdict}; in ms {in_ms}"
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
