@@ -80,6 +80,28 @@ def test_a_line_is_held_against_its_floor_in_the_direction_that_is_better(
     assert figures[key].verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("figure_ms", "echo_ms", "verdict", "shown"),
+    [
+        (1.1, 0.28, "goal", "goal"),
+        (1.9, 0.28, "floor", "floor"),
+        (2.1, 0.28, "below floor", "below floor"),
+        (1.9, 0.14, "below floor", "below floor; in ms floor"),
+        (3.9, 0.56, "floor", "floor; in ms below floor"),
+    ],
+)
+def test_a_time_is_held_as_a_multiple_of_an_echo_and_its_milliseconds_are_told(
+    figure_ms: float, echo_ms: float, verdict: str, shown: str
+) -> None:
+    outcome = _outcome(_all_at(1) | {"B11/first-p50": [Sample(figure_ms, echo_ms)] * 3}, "B11")
+
+    [figure] = [figure for figure in outcome.figures if figure.line.key == "B11/first-p50"]
+    [line] = [line for line in report.as_page(outcome, "run").splitlines() if "first token" in line]
+
+    assert figure.verdict == verdict
+    assert f"| 7.14× (2 ms) | 4.29× (1.2 ms) | {shown} |" in line
+
+
 def test_a_run_with_every_line_succeeds_below_the_floor_too_unless_it_is_strict() -> None:
     outcome = _outcome(_all_at(0.01), *ROWS)
 
