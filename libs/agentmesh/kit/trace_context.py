@@ -6,13 +6,13 @@ import random
 import re
 import sys
 
-_TRACEPARENT = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 NO_PARENT = "0" * 16
 
 
 def traceparent_or_new(received: str | None) -> str:
     """Return the caller's trace context, or start a new trace."""
-    if received and _TRACEPARENT.match(received):
+    if received and _TRACEPARENT.fullmatch(received):
         return received
     # Ids have to differ, not to be secret.
     return f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-01"
@@ -20,7 +20,7 @@ def traceparent_or_new(received: str | None) -> str:
 
 def received_or_root(received: str | None) -> str:
     """Return the caller's trace context, or that of a span that begins a trace."""
-    return received if received and _TRACEPARENT.match(received) else root_context()
+    return received if received and _TRACEPARENT.fullmatch(received) else root_context()
 
 
 def root_context() -> str:

@@ -74,8 +74,11 @@ class HttpPool:
             idle_s = self._pool.idle_timeout_s
             protocol.set_response_params(read_until_eof=True, read_timeout=idle_s)
             traced = f"{names.TRACEPARENT}: {traceparent}\r\n" if traceparent else ""
-            transport.write(b"%b%bContent-Length: %d\r\n\r\n%b" % (head, traced.encode(), len(body), body))
-            if len(body) > _SENT_AT_ONCE:
+            head += f"{traced}Content-Length: {len(body)}\r\n\r\n".encode()
+            if len(body) <= _SENT_AT_ONCE:
+                transport.write(head + body)
+            else:
+                transport.writelines((head, body))
                 # The timer begins once the body is sent; a long one may never be.
                 await asyncio.wait_for(protocol._drain_helper(), idle_s)
             protocol.start_timeout()
