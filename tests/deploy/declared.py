@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from agentmesh.kit import names
 from tests.deploy.monitoring import ROOT
 
-_MAKERS = frozenset({"counter", "gauge", "histogram", "Counter", "Gauge", "Histogram"})
+_MAKERS = frozenset({"counter", "gauge", "histogram", "Counter", "Gauge", "Histogram", "Tallies", "Spreads"})
 
 
 def declared_labels() -> dict[str, frozenset[str]]:

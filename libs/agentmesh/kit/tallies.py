@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Generic, TypeVar
 
-from prometheus_client import REGISTRY, Metric
+from prometheus_client import REGISTRY, CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import INF, floatToGoString
@@ -53,12 +53,12 @@ Child = TypeVar("Child", Tally, Spread)
 class _Family(Collector, Generic[Child]):
     """Numbers of one name, told apart by the values of their labels."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
+    def __init__(self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry = REGISTRY) -> None:
         self._name = name
         self._text = text
         self._labels = labels
         self._children: dict[tuple[str, ...], Child] = {}
-        REGISTRY.register(self)
+        registry.register(self)
 
     def labels(self, *values: str) -> Child:
         """Return what is counted under these values, one for each label."""
@@ -94,10 +94,17 @@ class Tallies(_Family[Tally]):
 class Spreads(_Family[Spread]):
     """Histograms with common bounds, in rising order."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str], buckets: Sequence[float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        buckets: Sequence[float],
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
         self._bounds = (*buckets, INF)
         self._written = [floatToGoString(bound) for bound in self._bounds]  # type: ignore[no-untyped-call]
-        super().__init__(name, text, labels)
+        super().__init__(name, text, labels, registry)
 
     def describe(self) -> Iterable[Metric]:
         """Return the metric without its numbers."""
