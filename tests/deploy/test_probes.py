@@ -70,7 +70,7 @@ class Pods:
         """Keep a call open at a service, so that its drain lasts."""
         if role == names.GATEWAY:
             context = ssl.create_default_context(cafile=str(self.authority.ca))
-            plain = socket.create_connection(("127.0.0.1", self.ports[role]), timeout=5)
+            plain = socket.create_connection(("127.0.0.1", self.ports[role]), timeout=30)
             with context.wrap_socket(plain, server_hostname="localhost") as upload:
                 upload.sendall(b"POST /v1/artifacts?name=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc")
                 yield

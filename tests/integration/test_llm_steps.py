@@ -30,7 +30,8 @@ async def provider() -> AsyncIterator[FakeProvider]:
 async def mesh(provider: FakeProvider, tmp_path: Path) -> AsyncIterator[Mesh]:
     """A mesh that knows no other provider."""
     fake = {"name": "fake", "base_url": provider.base_url, "api_key": "secret", "models": ["ok", SLOW]}
-    settings = {"database": {"create_tables": True}, "llm": {"providers": [fake]}}
+    # A busy machine takes longer to start a service than three attempts last.
+    settings = {"database": {"create_tables": True}, "llm": {"providers": [fake]}, "tasks": {"max_attempts": 10}}
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump({"environment": "development", "development": settings}))
     running = Mesh(tmp_path / "data", arguments=["--config", str(file)])
