@@ -27,7 +27,7 @@ T = TypeVar("T", bound=Hashable)
 
 _IN_FLIGHT = 4  # batches of one group
 _OVERLAP_AT = 64  # texts that wait make a further batch worth while
-_BUSY_WAIT_S = 0.02  # less than a provider takes: only a burst at one that is very quick waits
+_BUSY_WAIT_S = 0.04  # less than a provider takes: only a burst at one that is very quick waits
 _MAX_QUEUED = 10_000
 _MAX_GROUPS = 4096
 _MAX_BYTES = 512 * 1024  # of texts in one call: some providers bound its tokens
