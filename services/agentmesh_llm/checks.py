@@ -25,9 +25,9 @@ _URL_SCHEMES = ("https://", "http://", "data:")
 Violation = tuple[str, str]
 
 
-def check_question(request: pb.GenerateRequest) -> None:
-    """Raise InvalidRequest with the path of every field that is wrong."""
-    found = list(_messages(request.messages))
+def check_question(request: pb.GenerateRequest, *, only_texts: bool = False) -> None:
+    """Raise InvalidRequest with the path of every field that is wrong; messages that are `only_texts` are right."""
+    found = [] if only_texts else list(_messages(request.messages))
     if request.tools or request.HasField("tool_choice"):
         found += _tools(request)
     if request.HasField("sampling"):

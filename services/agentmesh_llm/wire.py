@@ -48,6 +48,7 @@ _ROLES = {
     pb.CHAT_ROLE_ASSISTANT: Role.ASSISTANT,
     pb.CHAT_ROLE_TOOL: Role.TOOL,
 }
+_TALKERS = {wire: role for wire, role in _ROLES.items() if role is not Role.TOOL}
 _MODES = {
     pb.ToolChoice.MODE_UNSPECIFIED: ToolMode.AUTO,
     pb.ToolChoice.MODE_AUTO: ToolMode.AUTO,
@@ -81,7 +82,8 @@ _REASON_OF = {written: reason for reason, written in _REASONS.items()}
 
 def from_request(request: pb.GenerateRequest) -> Question:
     """Read a question; raise InvalidRequest with the paths of the fields that are wrong."""
-    check_question(request)
+    texts = only_texts(request.messages)
+    check_question(request, only_texts=bool(texts))
     response_format = None
     if request.HasField("response_format"):
         wanted = request.response_format
@@ -90,7 +92,7 @@ def from_request(request: pb.GenerateRequest) -> Question:
     choice, tools = request.tool_choice, request.tools
     return Question(
         model=request.model,
-        messages=from_messages(request.messages),
+        messages=texts or from_messages(request.messages),
         tools=tuple(map(_tool, tools)) if tools else (),
         tool_mode=_MODES[choice.mode],
         tool_name=choice.name,
@@ -107,6 +109,20 @@ def from_request(request: pb.GenerateRequest) -> Question:
 def from_messages(messages: Iterable[pb.ChatMessage]) -> tuple[Message, ...]:
     """Read a conversation that was checked."""
     return tuple(map(_message, messages))
+
+
+def only_texts(messages: Iterable[pb.ChatMessage]) -> tuple[Message, ...]:
+    """Read a conversation that is nothing but texts, as most are: no rule is about those. Return nothing for others."""
+    read = []
+    for message in messages:
+        fields = message.ListFields()
+        if [field.name for field, _ in fields] != ["role", "parts"]:
+            return ()
+        role, parts = _TALKERS.get(message.role), fields[1][1]
+        if role is None or any(part.WhichOneof("content") != "text" for part in parts):
+            return ()
+        read.append(Message(role, tuple(TextPart(part.text) for part in parts)))
+    return tuple(read)
 
 
 def _message(message: pb.ChatMessage) -> Message:
