@@ -1,13 +1,11 @@
 """Makes a span of each request, however it ends, and begins a trace where its client did not."""
 
-import time
-
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from agentmesh.kit import names
 from agentmesh.kit import semantic_names as semantic
-from agentmesh.kit.tracing import OpenSpan, Span, Tracer
+from agentmesh.kit.tracing import OpenSpan, Tracer
 
 TRACE_KEY = "agentmesh.traceparent"
 """Where the scope of a request has the trace context of what is done for it."""
@@ -40,15 +38,4 @@ class RequestSpans:
         }
         if failed:
             attributes[semantic.ERROR_TYPE] = str(status)
-        self._tracer.record(
-            Span(
-                f"{method} {route}",
-                parent=span.parent,
-                span_id=span.span_id,
-                start_ns=span.start_ns,
-                end_ns=time.time_ns(),
-                attributes=attributes,
-                kind="server",
-                failed=failed,
-            )
-        )
+        self._tracer.end(span, f"{method} {route}", attributes, failed=failed)

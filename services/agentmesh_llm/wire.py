@@ -118,7 +118,8 @@ def only_texts(messages: Iterable[pb.ChatMessage]) -> tuple[Message, ...]:
         fields = message.ListFields()
         if [field.name for field, _ in fields] != ["role", "parts"]:
             return ()
-        role, parts = _TALKERS.get(message.role), fields[1][1]
+        (_, written), (_, parts) = fields
+        role = _TALKERS.get(written)
         if role is None or any(part.WhichOneof("content") != "text" for part in parts):
             return ()
         read.append(Message(role, tuple(TextPart(part.text) for part in parts)))
@@ -209,10 +210,11 @@ def to_response(
 ) -> pb.GenerateResponse:
     """Write a whole answer of this model, as `fold` makes it of its pieces."""
     *said, usage, end = deltas
-    if not (isinstance(end, Finish) and isinstance(usage, Usage) and all(isinstance(one, TextDelta) for one in said)):
+    texts = [one.text for one in said if isinstance(one, TextDelta)]
+    if len(texts) < len(said) or not (isinstance(usage, Usage) and isinstance(end, Finish)):
         return fold([to_delta(delta, model, joined=joined, cache=cache) for delta in deltas])
     # Most answers are text, which need not be written piece by piece.
-    text = "".join(one.text for one in said if isinstance(one, TextDelta))
+    text = "".join(texts)
     return pb.GenerateResponse(
         message=pb.ChatMessage(role=pb.CHAT_ROLE_ASSISTANT, parts=[types_pb2.Part(text=text)] if text else ()),
         finish_reason=to_reason(end.reason),

@@ -29,8 +29,8 @@ DEAD_SINKS = "llm-proxy, resident memory after 200,000 mixed requests, log unrea
 class Line:
     """One line of the table. Floor and goal hold for the ratio to the anchor, or for the figure itself.
 
-    `anchor` is a key of ANCHORS. Of a time the design gives the floor and the goal in milliseconds, `floor_ms` and
-    `goal_ms`; they are held as multiples of an echo, as a machine's speed is in them (docs/adr/0017).
+    `anchor` is a key of ANCHORS. Those of a time, which the design gives in milliseconds, are multiples of an echo, as
+    a machine's speed is in it (docs/adr/0017).
     """
 
     key: str
@@ -42,13 +42,24 @@ class Line:
     judged: Literal["ratio", "figure"] = "ratio"
     better: Literal["higher", "lower"] = "higher"
     note: str = ""
-    floor_ms: float = 0
-    goal_ms: float = 0
 
     @property
     def row(self) -> str:
         """The row of the design's table, such as B1."""
         return self.key.partition("/")[0]
+
+    @property
+    def floor_ms(self) -> float:
+        """The milliseconds that the design names; 0 for what is no time."""
+        return self._in_ms(self.floor)
+
+    @property
+    def goal_ms(self) -> float:
+        """As `floor_ms`."""
+        return self._in_ms(self.goal)
+
+    def _in_ms(self, bound: float) -> float:
+        return round(bound * DESIGN_IDLE_MS, 6) if self.anchor == IDLE else 0
 
     def reaches(self, value: float, bound: float) -> bool:
         """Say whether a value is at least as good as a bound."""
@@ -57,7 +68,7 @@ class Line:
 
 def _latency(key: str, what: str, floor_ms: float, goal_ms: float, note: str = "") -> Line:
     floor, goal = floor_ms / DESIGN_IDLE_MS, goal_ms / DESIGN_IDLE_MS
-    return Line(key, what, "ms", IDLE, floor, goal, "ratio", "lower", note, floor_ms, goal_ms)
+    return Line(key, what, "ms", IDLE, floor, goal, "ratio", "lower", note)
 
 
 LINES = (

@@ -24,7 +24,7 @@ ROWS_HERE = ("B10", "B11", "B12")
 _IN_FLIGHT = 32
 _STREAMS = 8
 _BURSTS = 16
-_PROBES_A_ROUND = 50  # one at a time they take about as long
+_PROBES_A_ROUND = 50  # the usual 400 make 8 rounds
 _LEAST_ADDED_MS = 0.001  # where noise makes the detour the shorter way
 
 

@@ -1,10 +1,8 @@
 """Makes a span of each call that a server answers, however it ends: by an answer, an error, a cancel."""
 
-import time
-
 from agentmesh.kit import semantic_names as semantic
 from agentmesh.kit.auth import Identity
-from agentmesh.kit.tracing import OpenSpan, Span, Tracer
+from agentmesh.kit.tracing import OpenSpan, Tracer
 
 _CANCELLED = "CANCELLED"  # nobody says how a call ends whose caller has left
 # The codes that are the server's fault, as OpenTelemetry's conventions have it; the others are its client's.
@@ -40,16 +38,4 @@ class RpcSpans:
             attributes[semantic.TASK_ID] = identity.task.task_id
         if failed:
             attributes[semantic.ERROR_TYPE] = span.reason or code
-        self._tracer.record(
-            Span(
-                self._method,
-                parent=span.parent,
-                span_id=span.span_id,
-                start_ns=span.start_ns,
-                end_ns=time.time_ns(),
-                attributes=attributes,
-                kind="server",
-                failed=failed,
-                links=span.links,
-            )
-        )
+        self._tracer.end(span, self._method, attributes, failed=failed)

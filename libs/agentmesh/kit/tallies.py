@@ -8,7 +8,7 @@ of a service.
 
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Generic, TypeVar
 
@@ -69,26 +69,32 @@ class _Family(Collector, Generic[Child]):
             child = self._children[values] = self._new()
         return child
 
+    def describe(self) -> Iterable[Metric]:
+        """Return the metric without its numbers."""
+        return [self._shown({})]
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metric for the registry."""
+        return [self._shown(self._children.copy())]  # whole, whoever counts meanwhile
+
     @abstractmethod
     def _new(self) -> Child: ...
+
+    @abstractmethod
+    def _shown(self, children: Mapping[tuple[str, ...], Child]) -> Metric: ...
 
 
 class Tallies(_Family[Tally]):
     """Counters; their name ends in _total."""
 
-    def describe(self) -> Iterable[Metric]:
-        """Return the metric without its numbers."""
-        return [CounterMetricFamily(self._name, self._text, labels=self._labels)]
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the metric for the registry."""
-        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for values, child in list(self._children.items()):
-            family.add_metric(values, child.value)
-        return [family]
-
     def _new(self) -> Tally:
         return Tally()
+
+    def _shown(self, children: Mapping[tuple[str, ...], Tally]) -> Metric:
+        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
+        for values, child in children.items():
+            family.add_metric(values, child.value)
+        return family
 
 
 class Spreads(_Family[Spread]):
@@ -106,17 +112,12 @@ class Spreads(_Family[Spread]):
         self._written = [floatToGoString(bound) for bound in self._bounds]  # type: ignore[no-untyped-call]
         super().__init__(name, text, labels, registry)
 
-    def describe(self) -> Iterable[Metric]:
-        """Return the metric without its numbers."""
-        return [HistogramMetricFamily(self._name, self._text, labels=self._labels)]
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the metric for the registry."""
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        for values, child in list(self._children.items()):
-            buckets = list(zip(self._written, map(float, accumulate(child.counts)), strict=True))
-            family.add_metric(values, buckets, child.total)
-        return [family]
-
     def _new(self) -> Spread:
         return Spread(self._bounds)
+
+    def _shown(self, children: Mapping[tuple[str, ...], Spread]) -> Metric:
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        for values, child in children.items():
+            buckets = list(zip(self._written, map(float, accumulate(child.counts)), strict=True))
+            family.add_metric(values, buckets, child.total)
+        return family

@@ -108,6 +108,22 @@ class Tracer:
         parent = trace_context.received_or_root(received)
         return OpenSpan(parent, trace_context.new_span_id(), time.time_ns()) if self.wants(parent) else None
 
+    def end(self, span: OpenSpan, name: str, attributes: Mapping[str, Value], *, failed: bool) -> None:
+        """Record a server's work, which ends now."""
+        self.record(
+            Span(
+                name,
+                parent=span.parent,
+                span_id=span.span_id,
+                start_ns=span.start_ns,
+                end_ns=time.time_ns(),
+                attributes=attributes,
+                kind="server",
+                failed=failed,
+                links=span.links,
+            )
+        )
+
     def record(self, span: Span) -> None:
         """Queue a span, or drop and count it; ask `wants` first. Returns at once."""
         self._queue.put(span)

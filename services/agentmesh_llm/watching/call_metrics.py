@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from agentmesh.kit import names
 from agentmesh.kit import semantic_names as semantic
-from agentmesh.kit.tallies import Spread, Spreads, Tallies, Tally
+from agentmesh.kit.tallies import Spreads, Tallies
 from agentmesh.kit.usages import NANO
 from agentmesh_llm.domain import Usage
 from agentmesh_llm.watching.calls import CallRecord
@@ -37,13 +37,11 @@ _usage = Spreads(
 
 
 class _Series:
-    """What is counted of one model at one provider; looking a label up costs more than counting."""
+    """What is counted of one model at one provider, and is shown as 0 until there is something to count."""
 
     def __init__(self, operation: str, provider: str, model: str) -> None:
         self._place = (provider, model)
         self._call = (operation, provider, model)
-        self._ended: dict[str, tuple[Tally, Spread]] = {}
-        self._kinds: dict[str, Tally] = {}
         self._first_word = _first_word.labels(*self._call)
         self._input = _usage.labels(*self._call, semantic.INPUT)
         self._output = _usage.labels(*self._call, semantic.OUTPUT)
@@ -51,12 +49,8 @@ class _Series:
 
     def count(self, record: CallRecord) -> None:
         status = record.status
-        if status not in self._ended:
-            error_type = "" if status == "success" else status
-            self._ended[status] = (_calls.labels(*self._place, status), _duration.labels(*self._call, error_type))
-        calls, duration = self._ended[status]
-        calls.inc()
-        duration.observe(record.duration_s)
+        _calls.labels(*self._place, status).inc()
+        _duration.labels(*self._call, "" if status == "success" else status).observe(record.duration_s)
         if record.first_word_s is not None:
             self._first_word.observe(record.first_word_s)
         self._count_usage(record.usage, "_estimated" if record.estimated else "")
@@ -70,18 +64,13 @@ class _Series:
             ("reasoning", usage.reasoning_tokens),
         ):
             if tokens > 0:
-                self._tokens(kind + suffix).inc(tokens)
+                _tokens.labels(*self._place, kind + suffix).inc(tokens)
         if usage.input_tokens > 0:
             self._input.observe(usage.input_tokens)
         if usage.output_tokens > 0:
             self._output.observe(usage.output_tokens)
         if usage.cost_nano_usd:
             self._cost.inc(usage.cost_nano_usd / NANO)
-
-    def _tokens(self, kind: str) -> Tally:
-        if kind not in self._kinds:
-            self._kinds[kind] = _tokens.labels(*self._place, kind)
-        return self._kinds[kind]
 
 
 _series = lru_cache(_MAX_SERIES)(_Series)
