@@ -57,7 +57,7 @@ async def pool_to(
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**22)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**25)
     port = server.sockets[0].getsockname()[1]
     pool = HttpPool(f"http://127.0.0.1:{port}/v1", headers or {}, ProviderPool(idle_timeout_s=idle_timeout_s))
     try:
@@ -156,6 +156,17 @@ async def test_a_long_request_is_sent_whole() -> None:
 
     async with pool_to(behave) as pool:
         assert (await pool.post("/chat", long)).status == 200
+
+
+async def test_the_wait_for_an_answer_begins_when_a_long_request_is_sent() -> None:
+    async def behave(peer: Peer) -> None:
+        await asyncio.sleep(1.2)  # less than the server may be silent, but twice is more
+        await peer.request()
+        await asyncio.sleep(1.2)
+        peer.answer(OK)
+
+    async with pool_to(behave, idle_timeout_s=2) as pool:
+        assert (await pool.post("/chat", b"x" * 30_000_000)).status == 200
 
 
 @pytest.mark.parametrize("body", [b"{}", b"x" * 30_000_000], ids=["short", "long"])
