@@ -57,7 +57,7 @@ async def pool_to(
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**25)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**22)
     port = server.sockets[0].getsockname()[1]
     pool = HttpPool(f"http://127.0.0.1:{port}/v1", headers or {}, ProviderPool(idle_timeout_s=idle_timeout_s))
     try:

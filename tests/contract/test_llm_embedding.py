@@ -50,6 +50,18 @@ async def test_many_single_texts_at_once_are_few_calls_and_each_gets_its_own(
     assert sorted(texts(fake)) == sorted(inputs)
 
 
+async def test_texts_that_come_one_after_the_other_share_calls_at_a_provider_that_is_quick_too(
+    llm: LlmCaller, fake: FakeProvider
+) -> None:
+    asked = []
+    for number in range(60):
+        asked.append(asyncio.create_task(embed(llm, f"text {number}")))
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*asked)
+    assert sorted(texts(fake)) == sorted(f"text {number}" for number in range(60))
+    assert len(fake.hits) <= 12
+
+
 async def test_a_text_alone_is_a_call_of_its_own(llm: LlmCaller, fake: FakeProvider) -> None:
     await embed(llm, "a")
     await embed(llm, "b")
