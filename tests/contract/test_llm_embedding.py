@@ -59,7 +59,7 @@ async def test_texts_that_come_one_after_the_other_share_calls_at_a_provider_tha
         await asyncio.sleep(0.002)
     await asyncio.gather(*asked)
     assert sorted(texts(fake)) == sorted(f"text {number}" for number in range(60))
-    assert len(fake.hits) <= 12
+    assert len(fake.hits) <= 20  # without a wait they are twice as many
 
 
 async def test_a_text_alone_is_a_call_of_its_own(llm: LlmCaller, fake: FakeProvider) -> None:
