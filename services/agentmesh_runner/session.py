@@ -100,6 +100,8 @@ class Session:
     def _tell_slots(self) -> None:
         self._slots_timer = None
         if self._slots_dirty:
+            # The message is made in a moment, and what changes until then is in it: the pause begins here.
+            self._slots_told_at = asyncio.get_running_loop().time()
             self._woken.set()
 
     def _collect(self) -> pb.ExecuteTasksResponse:

@@ -1,8 +1,10 @@
 """A runner with several routers: each attempt has one that speaks for it, and each knows what the others use."""
 
 import asyncio
+import time
 
 from agentmesh.api.runner.v1 import runner_service_pb2 as runner_pb
+from agentmesh_runner.session import _SLOTS_PAUSE_S
 from tests.unit.runner.attempts import Router, Runner, turns
 
 
@@ -119,11 +121,13 @@ async def test_a_burst_of_changes_shares_messages() -> None:
     runner = Runner()
     first, second = runner.connect("a"), runner.connect("b")
     await turns()
+    began = time.monotonic()
     for number in range(200):
         first.assign(f"t{number}")
         await asyncio.sleep(0)
     await until_told(second, (200, {}))
-    assert len(second.elsewhere) < 20
+    pauses = (time.monotonic() - began) / _SLOTS_PAUSE_S
+    assert len(second.elsewhere) <= pauses + 2
 
 
 async def test_a_runner_that_drains_tells_every_router_and_hands_back_what_still_comes() -> None:
