@@ -1,9 +1,11 @@
 """The books, over every backend: what is written is added up, by whatever is asked."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agentmesh.kit.settings import Database
@@ -37,6 +39,15 @@ async def books(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         store = PostgresBooks(Database(url=url, create_tables=True))
     yield store
     await store.aclose()
+
+
+async def test_a_file_that_is_being_opened_while_the_books_close_is_closed_as_well(tmp_path: Path) -> None:
+    books = SqliteBooks(tmp_path / "llm.db")
+    reading = asyncio.create_task(books.keys("acme", 1))
+    await asyncio.sleep(0)
+    await books.aclose()
+    assert await reading == []
+    assert not [file.path for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))]
 
 
 def entry(tenant: str, key_id: str, model: str, task_id: str, *, day: str = DAY, cost: int = 10) -> Entry:

@@ -17,6 +17,7 @@ from agentmesh.kit.errors import (
     Unavailable,
     WrongState,
 )
+from tests.support.cuts import telling_cuts
 from tests.support.fake_provider import FakeProvider
 from tests.support.llm_service import API_KEY, LlmCaller, ask, llm_service, provider, text_of
 from tests.support.llm_ways import WAYS, Way
@@ -121,9 +122,9 @@ async def test_a_stream_cut_at_any_byte_is_never_a_success(how: str, way: Way, f
         deltas, _ = await llm.stream(ask(model, "short"))
     answer, body = text_of(deltas), fake.hits[0].body
     whole = way.fake.sse_bytes(body)
-    # How connections break is the library's own matter, and thoughts come as words do: every byte would take long.
-    step = 5 if how != "cut" and way.transport == "sdk" else 1
-    models = [f"{how}:{offset}" for offset in range(0, len(whole), step)]
+    # How connections break is a library's own matter, and thoughts come as words do: no need for every byte.
+    every_byte = how == "cut" and way.transport == "http"
+    models = [f"{how}:{offset}" for offset in (range(len(whole)) if every_byte else telling_cuts(whole, 7))]
     uncut = f"{'cut' if how == 'reset' else how}:{len(whole)}"
     assert answer == " " + way.fake.answer_for(body)
     async with llm_service(provider(fake.base_url, [*models, uncut], per_host=50, **way.settings)) as llm:

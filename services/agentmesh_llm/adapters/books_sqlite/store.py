@@ -33,6 +33,7 @@ class SqliteBooks:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="llm-books")
         self._connection: sqlite3.Connection | None = None
+        self._closed = False
 
     async def add_key(self, key: VirtualKey) -> None:
         """See Books."""
@@ -77,10 +78,16 @@ class SqliteBooks:
 
     async def aclose(self) -> None:
         """See Books."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, connection.close)
-        self._thread.shutdown(wait=False)
+        if not self._closed:
+            self._closed = True
+            # In the thread, after what it is at: that may be opening the file.
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+            self._thread.shutdown(wait=False)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def run() -> T:
