@@ -38,7 +38,7 @@ small-tools: install
 	$(BIN)/python -m tests.tools --small
 
 test: install small-tools ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install ## format, lint, types, import walls, contract
 	$(BIN)/ruff format --check .

@@ -19,12 +19,15 @@ from agentmesh_llm.counting import rough_tokens
 from agentmesh_llm.domain import Delta, Finish, Message, Model, Question
 from agentmesh_llm.routing import dispatch
 from agentmesh_llm.routing.catalogue import Catalogue, Served
+from agentmesh_llm.routing.dispatch import Ways
 from agentmesh_llm.settings import Bounds
 from agentmesh_llm.watching.calls import CallRecord, Observer
 
 _joined = telemetry.counter(names.LLM_JOINED_TOTAL, "Calls answered by a call that was there already")
 
 AnyReader = Reader | SoleReader
+_Begun = tuple[Tab, Callable[[], Batches]]
+"""A call's account, and what starts it."""
 
 
 class ModelDesk:
@@ -99,18 +102,27 @@ class ModelDesk:
         A call is joined by the same key, or by the same question if the request may have a cached answer; if that is
         under way at another llm-proxy, its answer is waited for. What has neither is read straight from its provider.
         """
-        ways = self._catalogue.ways(served, fallbacks)
+        begin = partial(self._begin, served, self._catalogue.ways(served, fallbacks), question, standing)
         deadline = asyncio.get_running_loop().time() + timeout_s
-
-        def begin() -> tuple[Tab, Callable[[], Batches]]:
-            tokens = question.sampling.max_output_tokens
-            tab = self.accounts.open_tab(standing, served.deployments, partial(rough_tokens, question), tokens)
-            return tab, partial(dispatch.stream, ways, question, standing.caller, partial(self._observe, tab))
-
         if key is None and recalled is None:
             tab, call = begin()
             return SoleReader(call(), deadline, tab.close)
+        return self._join(begin, served, key, recalled, deadline, standing)
 
+    def _begin(self, served: Served, ways: Ways, question: Question, standing: Standing) -> _Begun:
+        tokens = question.sampling.max_output_tokens
+        tab = self.accounts.open_tab(standing, served.deployments, partial(rough_tokens, question), tokens)
+        return tab, partial(dispatch.stream, ways, question, standing.caller, partial(self._observe, tab))
+
+    def _join(
+        self,
+        begin: Callable[[], _Begun],
+        served: Served,
+        key: JoinKey | None,
+        recalled: Recalled | None,
+        deadline: float,
+        standing: Standing,
+    ) -> Reader:
         same: Hashable = None
         if recalled is not None:
             same = recalled.key if recalled.use.look else object()  # kept whole, but found by nobody

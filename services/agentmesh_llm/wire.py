@@ -77,6 +77,7 @@ _REASONS = {
     FinishReason.CONTENT_FILTER: pb.FINISH_REASON_CONTENT_FILTER,
 }
 _USUAL_SAMPLING = Sampling()
+_ROLE_AND_PARTS = [pb.ChatMessage.ROLE_FIELD_NUMBER, pb.ChatMessage.PARTS_FIELD_NUMBER]
 _REASON_OF = {written: reason for reason, written in _REASONS.items()}
 
 
@@ -116,13 +117,14 @@ def only_texts(messages: Iterable[pb.ChatMessage]) -> tuple[Message, ...]:
     read = []
     for message in messages:
         fields = message.ListFields()
-        if [field.name for field, _ in fields] != ["role", "parts"]:
+        if [field.number for field, _ in fields] != _ROLE_AND_PARTS:
             return ()
         (_, written), (_, parts) = fields
         role = _TALKERS.get(written)
-        if role is None or any(part.WhichOneof("content") != "text" for part in parts):
+        texts = [TextPart(part.text) for part in parts if part.WhichOneof("content") == "text"]
+        if role is None or len(texts) < len(parts):
             return ()
-        read.append(Message(role, tuple(TextPart(part.text) for part in parts)))
+        read.append(Message(role, tuple(texts)))
     return tuple(read)
 
 

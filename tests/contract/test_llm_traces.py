@@ -223,6 +223,18 @@ async def test_the_ratio_leaves_the_same_traces_in_everywhere(fake: FakeProvider
     assert _traces(await collector.wait_for(1)) == [low]
 
 
+async def test_the_ratio_leaves_some_of_the_traces_in_that_begin_here(
+    fake: FakeProvider, collector: FakeCollector
+) -> None:
+    async with llm_service(provider(fake.base_url), settings=_on(collector, sampling_ratio=0.5)) as llm:
+        for _ in range(40):
+            await llm.call("Generate", ask("ok"))
+
+    traces = _traces(await collector.wait_for(1))
+    assert len(set(traces)) == len(traces) < 40
+    assert all(int(trace[16:], 16) < 2**63 for trace in traces)  # so does any other service tell
+
+
 def _traces(spans: Sequence[Span]) -> list[str]:
     return [span.trace_id.hex() for span in spans]
 

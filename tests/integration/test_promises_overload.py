@@ -103,7 +103,8 @@ async def test_r10_a_tenant_far_over_its_rate_gets_its_rate_and_another_below_it
     began = time.monotonic()
 
     async def keep_submitting(stub: Any, tenant: str) -> None:
-        while time.monotonic() - began < 3:
+        # Three seconds, or on a slow machine until the burst is used up; the test's timeout is the bound.
+        while time.monotonic() - began < 3 or not refused["noisy"]:
             error = await submit(stub, tenant)
             (accepted if error is None else refused)[tenant] += 1
             await asyncio.sleep(0.02)

@@ -23,9 +23,9 @@ def received_or_root(received: str | None) -> str:
     return received if received and _TRACEPARENT.fullmatch(received) else root_context()
 
 
-def root_context() -> str:
-    """Return the trace context of a span that begins a trace: it has no parent."""
-    return f"00-{random.getrandbits(128):032x}-{NO_PARENT}-01"
+def root_context(number: int | None = None) -> str:
+    """Return the trace context of a span that begins a trace, which gets this number of 128 bits: it has no parent."""
+    return f"00-{random.getrandbits(128) if number is None else number:032x}-{NO_PARENT}-01"
 
 
 def child_context(traceparent: str, span_id: str) -> str:

@@ -5,6 +5,7 @@ tracing is on.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -101,6 +102,11 @@ class Tracer:
             return bool(int(traceparent[53:55], 16) & _SAMPLED) and int(traceparent[19:35], 16) < self._bound
         except ValueError:
             return False
+
+    def new_trace(self) -> str:
+        """Return the trace context of a span that begins a trace, or nothing if that is not recorded."""
+        half = random.getrandbits(64)  # the one that `wants` looks at
+        return trace_context.root_context(random.getrandbits(64) << 64 | half) if half < self._bound else ""
 
     def begin(self, received: str | None) -> OpenSpan | None:
         """Return the span of work that begins now, in the trace that was received or in a new one; None if that is not

@@ -108,6 +108,8 @@ class AnswerCache:
 
 def is_repeatable(request: pb.GenerateRequest) -> bool:
     """Say whether the caller asks for the same answer each time."""
+    if not request.HasField("sampling"):
+        return False
     sampling = request.sampling
     return sampling.HasField("seed") or (sampling.HasField("temperature") and sampling.temperature == 0)
 

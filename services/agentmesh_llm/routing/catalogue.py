@@ -32,7 +32,7 @@ class Served:
     @property
     def total_timeout_s(self) -> float:
         """Return what bounds a call that is no stream."""
-        return max(one.offer.total_timeout_s for one in self.deployments)
+        return max([one.offer.total_timeout_s for one in self.deployments])
 
     @property
     def shares_batches(self) -> bool:

@@ -156,8 +156,7 @@ class _Attempt:
         if self._first_word_s is None:
             self._first_word_s = time.monotonic() - self._began
             self._one.spoke(self._first_word_s)
-        for delta in batch:
-            self._said += size_of_text(delta)
+        self._said += sum(map(size_of_text, batch))
         if self._transcript is not None:
             self._transcript.hear(batch)
         end = batch[-1]

@@ -1,7 +1,7 @@
 """Makes a span of each call to a provider, in the words of OpenTelemetry's conventions for generative AI."""
 
 from agentmesh.kit import semantic_names as semantic
-from agentmesh.kit.trace_context import new_span_id, root_context
+from agentmesh.kit.trace_context import new_span_id
 from agentmesh.kit.tracing import Span, Tracer, Value
 from agentmesh_llm.watching.calls import CallRecord, Observer
 
@@ -11,8 +11,8 @@ def recorder(tracer: Tracer) -> Observer:
 
     def observe(record: CallRecord) -> None:
         # A batch of several callers belongs to none of their traces: it begins one, and is linked with theirs.
-        traceparent = record.caller.traceparent or root_context()
-        if tracer.wants(traceparent):
+        traceparent = record.caller.traceparent or tracer.new_trace()
+        if traceparent and tracer.wants(traceparent):
             tracer.record(span_of(record, traceparent))
 
     return observe
