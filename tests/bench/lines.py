@@ -96,6 +96,7 @@ LINES = (
     Line("B12/chunks", "llm-proxy, relayed chunks, 16 streams, one core", "chunks/s", EVENTS, 12_000, 17_000, "figure"),
     Line("B14/calls", "the same question 200 times at once", "provider calls", ASKED, 1, 1, "figure", "lower"),
     Line("B15/calls", "256 texts to embed at once", "provider calls", ASKED, 8, 4, "figure", "lower"),
+    _latency("B15/alone", "what batching adds to a text that is alone, p50", 0.2, 0.1),
     Line("B16/start", "`agentmesh up` to all five SERVING", "s", START, 5, 3, "figure", "lower"),
     Line("B16/memory", "resident memory (RSS) of all five, idle", "MiB", MEMORY, 450, 350, "figure", "lower"),
     Line("B17/memory", DEAD_SINKS, "MiB", BEFORE, 1.10, 1.03, "ratio", "lower"),

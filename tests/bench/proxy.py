@@ -24,6 +24,7 @@ from agentmesh.kit import names
 from agentmesh.kit.auth import Keyring, TaskClaims
 from agentmesh.kit.rpc_client import bearer, open_channel
 from tests.bench.anchors import Anchors
+from tests.bench.batching import added_alone_ms
 from tests.bench.figures import Sample
 from tests.bench.lean_provider import MODELS, VECTORS
 from tests.bench.load import keep_in_flight, percentile
@@ -131,7 +132,11 @@ async def measure(row: str, proxy: Proxy, anchors: Anchors, load_s: float, probe
     if row == "B9":
         with pinned(*proxy.pids, anchors.pid):
             return await _hits(proxy, anchors, load_s, probes)
-    return await (_same(proxy) if row == "B14" else _singles(proxy))
+    if row == "B14":
+        return await _same(proxy)
+    calls = await _singles(proxy)
+    await settle()
+    return {**calls, "B15/alone": Sample(await added_alone_ms(probes), await anchors.idle_ms(probes))}
 
 
 async def _hits(proxy: Proxy, anchors: Anchors, load_s: float, probes: int) -> Mapping[str, Sample]:
