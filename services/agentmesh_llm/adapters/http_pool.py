@@ -18,8 +18,8 @@ from agentmesh.kit.model_settings import ProviderPool
 
 _SENT_AT_ONCE = 32 * 1024  # bytes that a socket takes without waiting for its peer
 _SWITCHING = 101
-T = TypeVar("T")
 _LOOKS = 10  # in the time that a server may be silent
+T = TypeVar("T")
 
 
 class _Source(Protocol):
@@ -35,15 +35,15 @@ class _Patience:
 
     def __init__(self, longest_s: float) -> None:
         self._longest_s = longest_s
-        self._loop = asyncio.get_running_loop()
         self._waiting: dict[_Source, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    async def wait(self, source: "_Source", read: Callable[[], Awaitable[T]]) -> T:
+    async def wait(self, source: _Source, read: Callable[[], Awaitable[T]]) -> T:
         """Read from a source; raise TimeoutError if nothing comes for too long."""
-        self._waiting[source] = self._loop.time()
+        loop = asyncio.get_running_loop()
+        self._waiting[source] = loop.time()
         if self._timer is None:
-            self._timer = self._loop.call_later(self._longest_s / _LOOKS, self._look)
+            self._timer = loop.call_later(self._longest_s / _LOOKS, self._look)
         try:
             return await read()
         finally:
@@ -55,11 +55,12 @@ class _Patience:
             self._timer.cancel()
 
     def _look(self) -> None:
-        latest = self._loop.time() - self._longest_s
+        loop = asyncio.get_running_loop()
+        latest = loop.time() - self._longest_s
         for source, since in self._waiting.items():
             if since <= latest:
                 source.set_exception(aiohttp.SocketTimeoutError("the server is silent"))
-        self._timer = self._loop.call_later(self._longest_s / _LOOKS, self._look) if self._waiting else None
+        self._timer = loop.call_later(self._longest_s / _LOOKS, self._look) if self._waiting else None
 
 
 class HttpAnswer:
@@ -104,7 +105,7 @@ class HttpPool:
         self._pool = pool
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=pool.connect_timeout_s)
         self._connector: aiohttp.TCPConnector | None = None
-        self._patience: _Patience | None = None
+        self._patience = _Patience(pool.idle_timeout_s)
         self._target = lru_cache(self._target_of)
 
     async def post(self, path: str, body: bytes, traceparent: str = "") -> HttpAnswer:
@@ -113,9 +114,8 @@ class HttpPool:
         Raises TimeoutError if the server is silent for as long as the pool's settings let it be, aiohttp.ClientError,
         HttpProcessingError or OSError.
         """
-        if self._connector is None or self._patience is None:
-            self._connector, self._patience = self._open(), _Patience(self._pool.idle_timeout_s)
-        patience = self._patience
+        if self._connector is None:
+            self._connector = self._open()
         request, head = self._target(path)
         connection = await self._connector.connect(request, [], self._timeout)
         try:
@@ -131,20 +131,19 @@ class HttpPool:
                 transport.writelines((head, body))
                 # A long one may never be sent.
                 await asyncio.wait_for(protocol._drain_helper(), self._pool.idle_timeout_s)
-            message, content = await patience.wait(protocol, protocol.read)
+            message, content = await self._patience.wait(protocol, protocol.read)
             while message.code < 200 and message.code != _SWITCHING:  # it says that there will be an answer
-                message, content = await patience.wait(protocol, protocol.read)
+                message, content = await self._patience.wait(protocol, protocol.read)
         except BaseException:
             connection.close()
             raise
-        return HttpAnswer(connection, message, content, patience)
+        return HttpAnswer(connection, message, content, self._patience)
 
     async def aclose(self) -> None:
         """Close every connection."""
         if self._connector is not None:
             await self._connector.close()
-        if self._patience is not None:
-            self._patience.close()
+        self._patience.close()
 
     def _open(self) -> aiohttp.TCPConnector:
         pool = self._pool
