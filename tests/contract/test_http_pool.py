@@ -180,6 +180,23 @@ async def test_a_server_that_neither_reads_nor_answers_is_left_in_time(body: byt
             await pool.post("/chat", body)
 
 
+async def test_a_connection_that_nobody_reads_from_is_no_silent_one() -> None:
+    connections = 0
+
+    async def behave(peer: Peer) -> None:
+        nonlocal connections
+        connections += 1
+        for _ in range(2):
+            await peer.request()
+            peer.answer(OK)
+
+    async with pool_to(behave, idle_timeout_s=0.2) as pool:
+        for _ in range(2):
+            assert await read_all(await pool.post("/chat", b"{}")) == b"hi"
+            await asyncio.sleep(0.4)
+    assert connections == 1
+
+
 async def test_silence_within_an_answer_is_left_in_time() -> None:
     async def behave(peer: Peer) -> None:
         await peer.request()
