@@ -56,6 +56,10 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
+def _listens(pid: int) -> bool:
+    return any(one.status == psutil.CONN_LISTEN for one in psutil.Process(pid).net_connections("tcp"))
+
+
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not holds():
@@ -84,7 +88,7 @@ async def gateway(folder: Path, **api: int) -> AsyncIterator[Gateway]:
             )
         limits = httpx.Limits(max_keepalive_connections=0)
         try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, limits=limits) as client:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, limits=limits) as client:
                 made = Gateway(process, client, tasks, port)
                 await until(lambda: process.returncode is not None or b"workers_started" in told.read_bytes())
                 assert len(made.workers()) == api.get("workers", 1), told.read_text()
@@ -142,7 +146,7 @@ async def test_a_worker_that_dies_is_replaced_and_what_it_counted_stays(tmp_path
 async def test_a_worker_that_served_enough_is_replaced_and_cuts_nothing(tmp_path: Path) -> None:
     async with gateway(tmp_path, workers=1, max_requests=20, max_requests_jitter=5) as made:
         [first] = made.workers()
-        made.tasks.delay_s = 15.0
+        made.tasks.delay_s = 25.0
         slow = asyncio.create_task(made.client.get("/v1/agents"))
         await until(lambda: len(made.tasks.requests) == 1)
         for _ in range(40):
@@ -158,18 +162,21 @@ async def test_a_worker_that_served_enough_is_replaced_and_cuts_nothing(tmp_path
 async def test_no_more_workers_retire_at_a_time_than_there_are_to_be(tmp_path: Path) -> None:
     async with gateway(tmp_path, workers=1, max_requests=5) as made:
         [first] = made.workers()
-        made.tasks.delay_s = 15.0
+        made.tasks.delay_s = 25.0
         slow = asyncio.create_task(made.client.get("/v1/agents"))
         await until(lambda: len(made.tasks.requests) == 1)
         for _ in range(10):
             await made.client.get("/health")
         await until(lambda: len(made.workers()) == 2)
         [second] = made.workers() - {first}
-        asyncio.get_running_loop().call_later(2, made.tasks.go_on.set)
-        while not slow.done():  # more than it is to serve, but there is nobody yet to take its place
+        await until(lambda: not _listens(first))
+        for _ in range(10):  # more than it is to serve, but there is nobody yet to take its place
             assert (await made.client.get("/health")).status_code == 200
-            now = made.workers()
-            assert first not in now or now == {first, second}
+        for _ in range(50):  # for longer than it takes to be noticed, twice
+            assert made.workers() == {first, second}
+            await asyncio.sleep(0.02)
+        assert not slow.done()
+        made.tasks.go_on.set()
         assert (await slow).status_code == 200
         await until(lambda: not made.workers() & {first, second} and len(made.workers()) == 1)
 

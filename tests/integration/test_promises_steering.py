@@ -192,6 +192,8 @@ async def kill_in_the_second_call(fleet: Fleet, provider: FakeProvider, role: st
     runner = next(e.attempt_started.runner for _, _, e in log.entries if e.HasField("attempt_started"))
     for name in [runner.partition(":")[0]] if role == "runner" else fleet.names_of(role):
         await asyncio.to_thread(fleet.kill, name)
+        if role == "llm":  # one after the other: a call that finds none of them fails, as it should
+            await asyncio.to_thread(fleet.wait_serving, name)
     log = await asyncio.wait_for(reading, 40)
     assert log.state == COMPLETED
     return log
