@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from agentmesh.kit.errors import Unavailable
 from agentmesh.kit.settings import Database
 from agentmesh_llm.adapters.books_postgres.store import PostgresBooks
 from agentmesh_llm.adapters.books_sqlite.store import SqliteBooks
@@ -48,6 +49,16 @@ async def test_a_file_that_is_being_opened_while_the_books_close_is_closed_as_we
     await books.aclose()
     assert await reading == []
     assert not [file.path for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))]
+
+
+async def test_closed_books_are_not_opened_again(tmp_path: Path) -> None:
+    books = SqliteBooks(tmp_path / "llm.db")
+    closing = asyncio.create_task(books.aclose())
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):  # asked for by a call that ends late
+        await books.keys("acme", 1)
+    await closing
+    assert not list(tmp_path.iterdir())
 
 
 def entry(tenant: str, key_id: str, model: str, task_id: str, *, day: str = DAY, cost: int = 10) -> Entry:

@@ -93,6 +93,8 @@ class SqliteBooks:
         def run() -> T:
             try:
                 if self._connection is None:
+                    if self._closed:
+                        raise Unavailable("the books are closed", reason="BOOKS_UNAVAILABLE")
                     self._connection = _opened(self._path)
                 return work(self._connection)
             except (sqlite3.Error, OSError) as error:
