@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
-import structlog
 
 from agentmesh.api.task.v1 import task_service_pb2 as pb
 from agentmesh.client import artifacts
@@ -20,6 +19,7 @@ from agentmesh.client.repeating import is_worth_repeating
 from agentmesh.client.result import Result
 from agentmesh.client.ride import Ride
 from agentmesh.client.spec import TaskOptions, build_spec
+from agentmesh.kit.bare_structlog import structlog
 from agentmesh.kit.batching import Batcher
 from agentmesh.kit.errors import Canceled, Internal, InvalidRequest, MeshError, Unavailable, from_status
 from agentmesh.kit.ids import new_id

@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-import structlog
-
+from agentmesh.kit.bare_structlog import structlog
 from agentmesh.kit.turns import Turn, TurnLine
 
 T = TypeVar("T")

@@ -6,15 +6,18 @@ import sys
 from collections.abc import Iterable, MutableMapping
 from typing import Any
 
-import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from agentmesh.kit import names
+from agentmesh.kit.bare_structlog import structlog
 from agentmesh.kit.log_file import LogFile
 from agentmesh.kit.log_sinks import open_sinks
 from agentmesh.kit.tallies import Spreads, Tallies
 
 _SECRET_FIELDS = re.compile(r"token|secret|password|api_?key|authorization|prompt", re.IGNORECASE)
+
+# Without the local variables, which hold keys and prompts.
+_FRAMES = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 
 # A stream or a call takes from well under a millisecond to many minutes.
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -72,7 +75,7 @@ def configure_logging(
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _mask_secrets,
-            structlog.processors.dict_tracebacks if json else structlog.processors.format_exc_info,
+            structlog.processors.ExceptionRenderer(_FRAMES) if json else structlog.processors.format_exc_info,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
