@@ -1,6 +1,7 @@
 """Asks a service of this machine how it is, over what it speaks: gRPC or HTTP, with or without TLS."""
 
 import asyncio
+import socket
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -11,6 +12,18 @@ from agentmesh.kit.setting_types import WILDCARDS, joined
 from agentmesh.kit.settings import Settings
 
 SERVING, UNREACHABLE = "SERVING", "UNREACHABLE"
+
+_CONNECT_S = 0.2  # on this machine it is a matter of microseconds
+
+
+def listens(address: str) -> bool:
+    """Say whether anything accepts connections at an address of this machine."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 async def ask(settings: Settings, role: str, *, timeout_s: float, address: str = "", live: bool = False) -> str:

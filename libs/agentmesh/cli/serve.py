@@ -55,7 +55,7 @@ def serve(
     }
     overrides = {key: value for key, value in given.items() if value is not None}
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of it is in our own log
-    _end_with_parent()
+    lifeline = os.environ.pop(names.LIFELINE, "")
     settings = config.load(config_file, overrides=overrides, unused=config.UNUSED_BY.get(role, ()))
     found = [point for point in entry_points(group="agentmesh.services") if point.name == role]
     if not found:
@@ -69,6 +69,8 @@ def serve(
         remedy = "pip install 'agentmesh[all]', in a checkout pip install -e '.[all]'"
         print(f"error: {role} needs {error.name}, which is not installed: {remedy}", file=sys.stderr)
         sys.exit(1)
+    if lifeline:
+        _end_with_parent(int(lifeline))
     serve_role(settings)
 
 
@@ -94,11 +96,9 @@ def _supervise(
     up.start(config_file, overrides, up.report_json if as_json else up.report, roles=wanted)
 
 
-def _end_with_parent() -> None:
-    """When `up` started this process, stop when it is gone, however it went."""
-    lifeline = os.environ.pop(names.LIFELINE, "")
-    if lifeline:
-        threading.Thread(target=_watch, args=(int(lifeline),), daemon=True).start()
+def _end_with_parent(lifeline: int) -> None:
+    """Stop when `up`, which started this process, is gone, however it went."""
+    threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
 
 
 def _watch(handle: int) -> None:

@@ -136,6 +136,8 @@ class Supervisor:
                 assert service.process is not None
                 if service.process.poll() is not None:
                     raise Unavailable(f"{name} could not start; its message is above", reason="START_FAILED")
+                if not probing.listens(service.address):  # to ask costs a hundred times as much as to look
+                    continue
                 answer = await probing.ask(self.settings, service.role, timeout_s=1.0, address=service.address)
                 if answer == probing.SERVING:
                     waiting.discard(name)

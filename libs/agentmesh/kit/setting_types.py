@@ -1,12 +1,18 @@
 """Say which texts a setting takes, so that a wrong one is refused before anything uses it."""
 
+import ast
+import inspect
 import ipaddress
 import re
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, SecretStr
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?::(?P<port>[0-9]{1,5}))?")
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised here, not bound
@@ -116,7 +122,7 @@ FileSwitch = Annotated[bool | str, BeforeValidator(_file_switch, json_schema_inp
 
 
 class Section(BaseModel):
-    """A frozen group of keys that refuses any key it doesn't know."""
+    """A frozen group of keys that refuses any key it doesn't know; what a key means stands in the text below it."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -124,5 +130,28 @@ class Section(BaseModel):
         allow_inf_nan=False,
         validate_default=True,
         hide_input_in_errors=True,
-        use_attribute_docstrings=True,
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema with the meaning of every key."""
+        # Not by pydantic's use_attribute_docstrings: it parses the sources whenever a process starts.
+        schema = handler(core_schema)
+        keys = handler.resolve_ref_schema(schema)["properties"]
+        for name, meaning in _meanings(cls):
+            keys[name]["description"] = meaning
+        return schema
+
+
+def _meanings(section: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each key that has a text below it, and the text."""
+    for base in section.__bases__:
+        if issubclass(base, Section):
+            yield from _meanings(base)
+    [definition] = ast.parse(inspect.getsource(section)).body
+    assert isinstance(definition, ast.ClassDef)
+    for key, below in pairwise(definition.body):
+        match key, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                if name in section.model_fields:
+                    yield name, inspect.cleandoc(text)
