@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from importlib.metadata import entry_points
+from importlib.metadata import distribution
 from pathlib import Path
 
 import click
@@ -57,12 +57,13 @@ def serve(
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what matters of it is in our own log
     lifeline = os.environ.pop(names.LIFELINE, "")
     settings = config.load(config_file, overrides=overrides, unused=config.UNUSED_BY.get(role, ()))
-    found = [point for point in entry_points(group="agentmesh.services") if point.name == role]
+    # Among our own, not those of every package that is installed: that takes 20 ms.
+    found = distribution("agentmesh").entry_points.select(group="agentmesh.services", name=role)
     if not found:
         print(f"error: {role} is not installed: pip install 'agentmesh[{role}]'", file=sys.stderr)
         sys.exit(1)
     try:
-        serve_role = found[0].load()
+        serve_role = found[role].load()
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("agentmesh"):
             raise
