@@ -48,7 +48,7 @@ check: install ## format, lint, types, import walls, contract
 	$(BIN)/buf format --diff --exit-code
 	sh protos/generate.sh $(BIN) --check
 	$(BIN)/python docs/reference/write.py --check
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers auto
 
 check-deploy: install small-tools ## check what deploys and observes the mesh, with the tools that read it
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/deploy $(ARGS)
