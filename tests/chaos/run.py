@@ -160,6 +160,8 @@ def _fleet(setting: Setting) -> Fleet:
         storages=several,
         settings={
             "AGENTMESH_TASKS__LEASE_TTL_S": str(LEASE_S),
+            # Blows may leave no llm-proxy for longer than three attempts last, while a busy machine starts one.
+            "AGENTMESH_TASKS__MAX_ATTEMPTS": "10",
             "AGENTMESH_RUNNER__AGENTS": str(Path(agents_for_tests.__file__)),
             **setting.settings,
         },

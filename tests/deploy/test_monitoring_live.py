@@ -29,8 +29,9 @@ _RECORDED = {rule["record"] for rule in rules("recording.yml")}
 _RECORDED_OF_WORK = sorted(_RECORDED - {"provider:llm_wait_seconds:p95_5m"})
 # Prometheus gives them to all that it scrapes.
 _GIVEN = frozenset({"job", "instance"})
-# Alerts that measure time.
-_TIMED = {"SubmitSlow", "StorageCommitSlow", "GatewaySlow", "FirstTokenSlow", "TasksWaitLong", "ModelCallsWait"}
+# What other tests do to the machine: they keep it busy, and write to its disk.
+_BUSY = {"SubmitSlow", "StorageCommitSlow", "GatewaySlow", "FirstTokenSlow", "TasksWaitLong", "ModelCallsWait"}
+_BUSY |= {"DiskFillsSoon"}
 _SUFFIXES = {
     "counter": ("",),
     "gauge": ("",),
@@ -174,8 +175,9 @@ def test_prometheus_evaluates_every_expression_and_shows_the_labels_that_are_nam
 
 def test_no_alert_fires_while_the_mesh_is_well_even_without_its_patience(tower: Watchtower) -> None:
     firing = {alert["labels"]["alertname"] for alert in tower.ask("alerts")["alerts"]}
-    assert firing <= _TIMED  # the machine may be busy with other tests
-    assert tower.slack.messages == []
+    assert firing <= _BUSY
+    told = [attachment["title"] for message in tower.slack.messages for attachment in message["attachments"]]
+    assert {title.split()[2] for title in told} <= _BUSY, told
 
 
 # The mesh isn't well from here on.
