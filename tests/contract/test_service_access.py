@@ -46,7 +46,7 @@ BUT_NOT = {
     names.GATEWAY: {"CreateKey", "ListKeys", "RevokeKey"},
 }
 Metadata = tuple[tuple[str, str], ...]
-_TRIES = 3
+_TRIES = 20
 
 
 @dataclass
