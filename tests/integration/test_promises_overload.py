@@ -81,14 +81,10 @@ async def test_r9_under_three_times_the_load_some_are_refused_with_a_hint_and_al
         assert load.offered == len(load.completed) + len(load.refused)
         assert load.refused
         for refusal in load.refused:
+            assert refusal.error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert refusal.error.reason == names.OVERLOADED
             assert refusal.error.retry_after_s is not None
             assert 0 < refusal.error.retry_after_s <= 7.5
-        early = [refusal.error.code for refusal in load.refused if refusal.error.reason == names.OVERLOADED]
-        assert set(early) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        # Where other programs take the processors, a storage may be silent for longer than a router waits for it.
-        late = {refusal.error.code for refusal in load.refused if refusal.error.reason != names.OVERLOADED}
-        assert late <= {grpc.StatusCode.UNAVAILABLE}
-        assert len(early) > len(load.refused) / 2
     assert sum(len(load.completed) for load in loads) > peak  # more than a second's worth of the three
 
 
