@@ -57,11 +57,11 @@ def demo(agent: str, prompt: str, file: Path | None, output: Path, kill: bool, a
     with tempfile.TemporaryDirectory(prefix="agentmesh-demo-") as folder:
         if kill:
             sys.exit(demo_kill.run(folder, as_json=as_json, terminal=sys.stdout.isatty()))
-        overrides = overrides_for(folder, free_ports(_PORTS))
-        settings = config.load(overrides=overrides)
-        environment = {**os.environ, **config_source.variables(None, overrides)}
-        supervisor = Supervisor(settings, environment, _report)
-        with as_file(files("agentmesh_runner") / "data" / _DATA) as shipped:
+        with free_ports(_PORTS) as first, as_file(files("agentmesh_runner") / "data" / _DATA) as shipped:
+            overrides = overrides_for(folder, first)
+            settings = config.load(overrides=overrides)
+            environment = {**os.environ, **config_source.variables(None, overrides)}
+            supervisor = Supervisor(settings, environment, _report)
             sys.exit(asyncio.run(_demo(supervisor, agent, prompt, file or shipped, output)))
 
 

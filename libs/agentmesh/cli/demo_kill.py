@@ -179,16 +179,20 @@ class KillDemo:
 
 def run(folder: str, *, as_json: bool, terminal: bool) -> int:
     """Run the whole show; return the exit code: 0 if nothing was lost, doubled, left out or out of order."""
-    first = free_ports(_PORTS)
+    teller = Teller(as_json=as_json, terminal=terminal)
+    with free_ports(_PORTS) as first:
+        return asyncio.run(_run(_supervisor(folder, first, teller), teller))
+
+
+def _supervisor(folder: str, first: int, teller: Teller) -> Supervisor:
     overrides = {**overrides_for(folder, first), **_SETTINGS, "runner.agents": str(demo_agent.__file__)}
     settings = config.load(overrides=overrides)
     more = [_another(names.RUNNER, first + 10), _another(names.ROUTER, first + 12)]
     for role in (names.RUNNER, names.ROUTER):
         both = (getattr(settings.services, role).listen, *(s.address for s in more if s.role == role))
         overrides[f"services.{role}.address"] = ",".join(both)
-    teller = Teller(as_json=as_json, terminal=terminal)
     environment = {**os.environ, **config_source.variables(None, overrides)}
-    return asyncio.run(_run(Supervisor(settings, environment, teller.report, more), teller))
+    return Supervisor(settings, environment, teller.report, more)
 
 
 async def _run(supervisor: Supervisor, teller: Teller) -> int:

@@ -1,14 +1,16 @@
 """The mesh of a demo: free ports, a folder of its own, started before the show and stopped after it."""
 
 import asyncio
+import random
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from agentmesh.cli.supervisor import Supervisor, ports_from
 from agentmesh.kit.errors import Unavailable
 
-_FIRST_PORT, _LAST_PORT = 50_100, 50_900
+# Below the ports that systems give to outgoing connections: one of those could be gone between a look and its use.
+_FIRST_PORT, _LAST_PORT = 18_000, 19_999
 
 
 def overrides_for(folder: str, first_port: int) -> dict[str, object]:
@@ -40,12 +42,29 @@ async def running(supervisor: Supervisor) -> AsyncIterator[None]:
         await asyncio.wait({mesh})
 
 
-def free_ports(count: int) -> int:
-    """Return N such that N to N + count - 1 are free now."""
-    for first in range(_FIRST_PORT, _LAST_PORT, count):
-        with suppress(OSError):
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            return first
+@contextmanager
+def free_ports(count: int) -> Iterator[int]:
+    """Yield N such that N to N + count - 1 are free now, and no other demo's while the block runs.
+
+    Port N - 1 stays bound meanwhile, so that demos started at once keep out of each other's way.
+    """
+    guards = range(_FIRST_PORT, _LAST_PORT - count, count + 1)
+    for guard in random.sample(guards, len(guards)):
+        with socket.socket() as held:
+            if _binds(held, guard) and all(_is_free(port) for port in range(guard + 1, guard + 1 + count)):
+                yield guard + 1
+                return
     raise Unavailable(f"no {count} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return _binds(probe, port)
+
+
+def _binds(probe: socket.socket, port: int) -> bool:
+    try:
+        probe.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
