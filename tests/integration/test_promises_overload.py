@@ -47,6 +47,9 @@ def fleet(start: Start) -> Fleet:
         "AGENTMESH_LIMITS__AGENTS": json.dumps([{"agent": "sleeper", "max_running": SLOTS}]),
         # Far below the default, so that any machine is overloaded by this test's load.
         "AGENTMESH_LIMITS__TARGET_DELAY_S": "0.01",
+        # Only admission may refuse here. A mesh that other programs keep off the processor is slow, and at 0.8 s it
+        # would say that storage does not answer (R11), which is not about load.
+        "AGENTMESH_TASKS__ACCEPT_TIMEOUT_S": "20",
         "AGENTMESH_RUNNER__AGENTS": str(Path(agents_for_tests.__file__)),
     }
     return start(settings=settings)
