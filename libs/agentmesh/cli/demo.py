@@ -23,7 +23,6 @@ from agentmesh.kit import config, config_source
 
 _DATA = "seattle-weather.csv"
 _PROMPT = "How has the weather in Seattle changed, and what goes with what?"
-_PORTS = 10
 _REPORT_LINES = 40
 
 
@@ -57,7 +56,7 @@ def demo(agent: str, prompt: str, file: Path | None, output: Path, kill: bool, a
     with tempfile.TemporaryDirectory(prefix="agentmesh-demo-") as folder:
         if kill:
             sys.exit(demo_kill.run(folder, as_json=as_json, terminal=sys.stdout.isatty()))
-        with free_ports(_PORTS) as first, as_file(files("agentmesh_runner") / "data" / _DATA) as shipped:
+        with free_ports() as first, as_file(files("agentmesh_runner") / "data" / _DATA) as shipped:
             overrides = overrides_for(folder, first)
             settings = config.load(overrides=overrides)
             environment = {**os.environ, **config_source.variables(None, overrides)}

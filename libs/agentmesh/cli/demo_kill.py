@@ -19,7 +19,6 @@ from agentmesh.client import AsyncClient, Event, Folder
 from agentmesh.kit import config, config_source, names
 
 _SETTINGS = {"tasks.lease_ttl_s": 3, "runner.heartbeat_s": 1}  # a lost runner is noticed soon: 15 s are too long a show
-_PORTS = 14
 # Who is killed once so many lines are whole and some words of the next are said.
 _PLAN = ((3, names.RUNNER), (7, names.ROUTER))
 _WORDS = 3
@@ -180,7 +179,7 @@ class KillDemo:
 def run(folder: str, *, as_json: bool, terminal: bool) -> int:
     """Run the whole show; return the exit code: 0 if nothing was lost, doubled, left out or out of order."""
     teller = Teller(as_json=as_json, terminal=terminal)
-    with free_ports(_PORTS) as first:
+    with free_ports() as first:
         return asyncio.run(_run(_supervisor(folder, first, teller), teller))
 
 

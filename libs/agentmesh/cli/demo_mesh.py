@@ -5,10 +5,13 @@ import random
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Final
 
 from agentmesh.cli.supervisor import Supervisor, ports_from
 from agentmesh.kit.errors import Unavailable
 
+PORTS: Final = 15
+"""Ports in a row that a demo gets, whichever it is."""
 # Below the ports that systems give to outgoing connections: one of those could be gone between a look and its use.
 _FIRST_PORT, _LAST_PORT = 18_000, 19_999
 
@@ -43,18 +46,19 @@ async def running(supervisor: Supervisor) -> AsyncIterator[None]:
 
 
 @contextmanager
-def free_ports(count: int) -> Iterator[int]:
-    """Yield N such that N to N + count - 1 are free now, and no other demo's while the block runs.
+def free_ports() -> Iterator[int]:
+    """Yield N such that N to N + PORTS - 1 are free now, and no other demo's while the block runs.
 
     Port N - 1 stays bound meanwhile, so that demos started at once keep out of each other's way.
     """
-    guards = range(_FIRST_PORT, _LAST_PORT - count, count + 1)
+    guards = range(_FIRST_PORT, _LAST_PORT - PORTS + 1, 1 + PORTS)
     for guard in random.sample(guards, len(guards)):
+        first = guard + 1
         with socket.socket() as held:
-            if _binds(held, guard) and all(_is_free(port) for port in range(guard + 1, guard + 1 + count)):
-                yield guard + 1
+            if _binds(held, guard) and all(map(_is_free, range(first, first + PORTS))):
+                yield first
                 return
-    raise Unavailable(f"no {count} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
+    raise Unavailable(f"no {PORTS} free ports in a row between {_FIRST_PORT} and {_LAST_PORT}")
 
 
 def _is_free(port: int) -> bool:
