@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from agentmesh.cli.serve import entry_point
+from agentmesh.kit import names
 from agentmesh.kit.settings import Settings
 
 _OLDEST_GRPC = (1, 84)
@@ -35,11 +37,8 @@ def of_installation() -> list[Check]:
     checks.append(
         Check("grpcio", "ok" if new_enough else "failed", grpc, "" if new_enough else "pip install 'grpcio>=1.84'")
     )
-    for role in ("router", "runner", "llm", "storage", "gateway"):
-        found = importlib.metadata.entry_points(group="agentmesh.services", name=role)
-        if not found:
-            checks.append(Check(role, "failed", "is not installed", "pip install 'agentmesh[all]'"))
-    return checks
+    missing = [role for role in names.ROLES if entry_point(role) is None]
+    return checks + [Check(role, "failed", "is not installed", "pip install 'agentmesh[all]'") for role in missing]
 
 
 def of_data_folder(settings: Settings) -> list[Check]:
