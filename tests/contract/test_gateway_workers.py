@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,8 @@ async def gateway(folder: Path, **api: int) -> AsyncIterator[Gateway]:
             family = [psutil.Process(process.pid)] if process.returncode is None else []
             family += [child for parent in family for child in parent.children(recursive=True)]
             for member in family:
-                member.kill()
+                with suppress(psutil.NoSuchProcess):  # a worker may just have retired
+                    member.kill()
             await process.wait()
             give_back(port)
 

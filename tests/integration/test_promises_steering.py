@@ -199,6 +199,12 @@ async def kill_in_the_second_call(fleet: Fleet, provider: FakeProvider, role: st
     return log
 
 
+async def kill_runners(fleet: Fleet) -> None:
+    """Kill all that run agents, one after the other; they are started again."""
+    for name in fleet.names_of("runner"):
+        await asyncio.to_thread(fleet.kill, name)
+
+
 @pytest.mark.parametrize(("role", "attempts"), [("runner", [1, 2]), ("router", [1]), ("storage", [1])])
 async def test_r14_a_call_in_flight_is_joined_and_a_finished_one_not_asked_again(
     fleet: Fleet, provider: FakeProvider, role: str, attempts: list[int]
@@ -217,13 +223,15 @@ async def test_r14_each_llm_proxy_that_is_killed_costs_the_call_in_flight(fleet:
 async def test_r14_a_step_is_in_the_log_once_however_often_its_runner_dies(
     fleet: Fleet, provider: FakeProvider
 ) -> None:
+    # Runners that saw a proxy die, in the test before, call another for 5 s, where those after them would not look.
+    await kill_runners(fleet)
+    await asyncio.to_thread(fleet.wait_serving)
     seen, log = asyncio.Queue[int](), Log()
     spec = echo("a prompt", llm_calls=6, model=SLOW)
     reading = asyncio.create_task(read_through(fleet.router, spec, str(uuid.uuid4()), seen=seen, log=log))
     for calls in (2, 4, 6):
         await until(lambda calls=calls: len(provider.hits) >= calls)  # type: ignore[misc]
-        for name in fleet.names_of("runner"):
-            await asyncio.to_thread(fleet.kill, name)
+        await kill_runners(fleet)
     log = await asyncio.wait_for(reading, 40)
     assert log.state == COMPLETED
     assert len(provider.hits) == 6
